@@ -1,0 +1,16 @@
+"""Deep residual networks at the limit: a small library behind the book of that name.
+
+Floor 0     runtime       device, dtype, preset and seed of an experiment; the only module that seeds
+            checks        what the public functions ask of their arguments
+            activations   scalar non-linearities with derivatives and Gaussian moments
+            statistics    estimates with intervals; diverged runs are counted, never averaged
+Floor 1     weights       laws of the weights over depth
+            resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
+            theory        what the theorems predict, each with its equation number
+            claims        prediction against measurement: verdicts and the ledger of a chapter
+            plotting      one style for every figure
+
+A module imports from the floors below its own, never sideways or up.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,70 @@
+"""Scalar non-linearities: the function, its derivative, and the Gaussian moments that the limits need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplimits.checks import finite, one_of
+
+
+@dataclass(frozen=True)
+class Activation:
+    """``f`` and its derivative ``df``, both entrywise on tensors of any shape.
+
+    ``slopes`` is (slope for z > 0, slope for z < 0) if ``f`` is positively homogeneous, else None:
+    the exact laws of deep networks need f(cz) = c f(z) for c > 0.
+    """
+
+    name: str
+    f: Callable[[Tensor], Tensor]
+    df: Callable[[Tensor], Tensor]
+    slopes: tuple[float, float] | None = None
+
+    def second_moment(self, variance: float = 1.0) -> float:
+        """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else Gauss-Hermite quadrature."""
+        return self._moment(self.f, variance) if self.slopes is None else variance * _mean_square(self.slopes)
+
+    def derivative_second_moment(self, variance: float = 1.0) -> float:
+        """E f'(Z)^2 for Z ~ N(0, variance)."""
+        return self._moment(self.df, variance) if self.slopes is None else _mean_square(self.slopes)
+
+    @staticmethod
+    def _moment(f: Callable[[Tensor], Tensor], variance: float) -> float:
+        x, w = np.polynomial.hermite_e.hermegauss(120)
+        values = f(torch.from_numpy(x * finite("variance", variance) ** 0.5)) ** 2
+        return float(values @ torch.from_numpy(w / w.sum()))
+
+
+def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
+    """a z for z > 0 and b z for z < 0; 0 at 0, where the derivative is taken to be 0 unless a = b.
+
+    (1, 0) is ReLU, (1, 1) the identity, (1, -1) the absolute value, (1, s) a leaky ReLU.
+    """
+    a, b = finite("a", a), finite("b", b)
+
+    def f(z: Tensor) -> Tensor:
+        return a * z.clamp(min=0) + b * z.clamp(max=0)
+
+    def df(z: Tensor) -> Tensor:
+        return torch.full_like(z, a) if a == b else a * (z > 0).to(z.dtype) + b * (z < 0).to(z.dtype)
+
+    return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b))
+
+
+relu = piecewise_linear(1.0, 0.0, "relu")
+identity = piecewise_linear(1.0, 1.0, "identity")
+tanh = Activation("tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2)
+
+_NAMED = {activation.name: activation for activation in (relu, identity, tanh)}
+
+
+def get(name: str) -> Activation:
+    """The activation called ``name``: relu, identity or tanh. ValueError for any other name."""
+    return _NAMED[one_of("activation", name, _NAMED)]
+
+
+def _mean_square(slopes: tuple[float, float]) -> float:
+    return (slopes[0] ** 2 + slopes[1] ** 2) / 2

@@ -1,0 +1,219 @@
+"""Claims of the papers, their measurements, and the ledger that compares the two.
+
+A claim is a row of the registry ``claims.toml``. A chapter opens a :class:`Ledger`, records for each
+claim a prediction and an estimate, and ends with ``ledger.table()``; the verdict is computed here:
+
+    a record holds if no run diverged, the measurement's interval at 4 standard errors meets the
+    prediction, and, where the source prints something else, the interval at 5 misses what is printed.
+
+``ledger.table()`` also hands the records, as JSON of type :data:`MIME`, to whoever reads the executed
+notebook; the book's scorecard is made from them.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from math import inf, isfinite, isnan, log10
+from types import MappingProxyType
+
+from deeplimits.checks import one_of
+from deeplimits.statistics import Estimate, false_alarm
+
+MIME = "application/vnd.deeplimits.claims+json"
+KINDS = ("theorem", "figure", "correction", "beyond")
+HOLD, REJECT = 4.0, 5.0  # standard errors: to stand by a prediction, to reject what is printed
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the registry. ``statement`` is Markdown with LaTeX between dollar signs."""
+
+    id: str
+    paper: str
+    kind: str
+    chapter: str
+    title: str
+    statement: str
+    source: str
+
+
+@cache
+def registry() -> Mapping[str, Claim]:
+    """All claims of the book by id, in the order of ``claims.toml``."""
+    rows = tomllib.loads(files("deeplimits").joinpath("claims.toml").read_text("utf8"))
+    claims = {id: Claim(id, **row) for id, row in rows.items()}
+    for claim in claims.values():
+        one_of(f"kind of {claim.id} in claims.toml", claim.kind, KINDS)
+    return MappingProxyType(claims)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement of one claim. ``part`` tells apart the measurements of the same claim."""
+
+    claim: Claim
+    part: str
+    chapter: str
+    prediction: Range
+    measured: Estimate
+    printed: Range | None
+
+    @property
+    def verdict(self) -> str:
+        """``holds`` or ``fails``, by the rule in the module's docstring. NaN never holds."""
+        m = self.measured
+        good = m.diverged == 0 and _meets(m.interval(HOLD), self.prediction)
+        if self.printed is not None:
+            good = good and _apart(m.interval(REJECT), self.printed)
+        return "holds" if good else "fails"
+
+    @property
+    def anchor(self) -> str:
+        return "claim-" + re.sub(r"[^a-z0-9]+", "-", f"{self.claim.id} {self.part}".lower()).strip("-")
+
+    def json(self) -> dict:
+        """The record as plain JSON values; infinities and NaN become strings."""
+        m, c = self.measured, self.claim
+        return {
+            "id": c.id,
+            "part": self.part,
+            "chapter": self.chapter,
+            "kind": c.kind,
+            "statement": c.statement,
+            "source": c.source,
+            "prediction": [_plain(x) for x in self.prediction],
+            "printed": None if self.printed is None else [_plain(x) for x in self.printed],
+            "measured": _plain(m.value),
+            "standard_error": _plain(m.standard_error),
+            "interval": [_plain(x) for x in m.interval(HOLD)],
+            "samples": m.samples,
+            "diverged": m.diverged,
+            "false_alarm": false_alarm(HOLD) if m.standard_error else 0.0,
+            "verdict": self.verdict,
+            "anchor": self.anchor,
+        }
+
+    def row(self) -> list[str]:
+        """Cells of the claim table: claim, predicted, measured, interval, runs, verdict."""
+        m = self.measured
+        low, high = m.interval(HOLD)
+        step = (high - low) / 2 if isfinite(high - low) and high > low else abs(m.value) * 1e-3
+        digits = max(0, 1 - _exponent(step))
+        predicted = _range(self.prediction, digits + 1)
+        if self.printed is not None:
+            predicted += f" (printed: {_range(self.printed, digits + 1)})"
+        interval = f"{_number(low, digits)} … {_number(high, digits)}" if m.standard_error else "exact"
+        runs = f"{m.samples:,}".replace(",", " ") + (f" ({m.diverged} diverged)" if m.diverged else "")
+        sign = {"holds": "✓ holds", "fails": "✗ fails"}[self.verdict]
+        return [predicted, _number(m.value, digits), interval, runs, sign]
+
+
+@dataclass
+class Ledger:
+    """The measurements of one chapter, in the order in which they were recorded."""
+
+    chapter: str
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+
+    def record(
+        self,
+        id: str,
+        part: str,
+        *,
+        predicted: float | Range,
+        measured: Estimate,
+        printed: float | Range | None = None,
+    ) -> Record:
+        """Compare ``measured`` with ``predicted``, and with what the source printed if that is different.
+
+        A range (low, high) stands for an inequality; ``(-inf, b)`` is a bound from above. Recording the
+        same ``id`` and ``part`` again replaces the record, as rerunning a cell should.
+
+        Raises KeyError if ``id`` is not in the registry, TypeError if ``measured`` is no Estimate.
+        """
+        if id not in registry():
+            raise KeyError(f"unknown claim id {id!r}: it must be one of the tables of claims.toml; add it there first")
+        if not isinstance(measured, Estimate):
+            raise TypeError(
+                f"measured must be an Estimate, got {type(measured).__name__}; make one with deeplimits.statistics"
+            )
+        record = Record(registry()[id], part, self.chapter, _as_range(predicted), measured, _as_range(printed))
+        self.records[id, part] = record
+        return record
+
+    def show(self, *ids: str) -> "Table":
+        """The rows recorded so far for ``ids``, to be the last expression of a cell."""
+        return Table([r for r in self.records.values() if r.claim.id in ids])
+
+    def table(self) -> "Table":
+        """All rows of the chapter, with the JSON from which the scorecard is made."""
+        return Table(list(self.records.values()), summary=True)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records as a Markdown table; the summary at a chapter's end also carries them as JSON."""
+
+    records: list[Record]
+    summary: bool = False
+
+    def _repr_markdown_(self) -> str:
+        lines = ["| claim | predicted | measured | interval | runs | verdict |", "|:--|--:|--:|:-:|--:|:--|"]
+        for r in self.records:
+            name = f"**{r.claim.id}** {r.part}"
+            name = f'<a href="#{r.anchor}">{name}</a>' if self.summary else f'<span id="{r.anchor}"></span>{name}'
+            lines.append(f"| {' | '.join([name, *r.row()])} |")
+        return "\n".join(lines)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}
+        return bundle | ({MIME: [r.json() for r in self.records]} if self.summary else {})
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{r.claim.id} {r.part}: {' | '.join(r.row())}" for r in self.records)
+
+
+def _meets(a: Range, b: Range) -> bool:
+    return a[0] <= b[1] and b[0] <= a[1]
+
+
+def _apart(a: Range, b: Range) -> bool:
+    return a[1] < b[0] or b[1] < a[0]
+
+
+def _as_range(x: float | Range | None) -> Range | None:
+    if x is None:
+        return None
+    low, high = x if isinstance(x, tuple) else (x, x)
+    if isnan(low) or isnan(high) or low > high:
+        raise ValueError(f"a prediction must be a number or a range (low, high), got {x!r}; order the ends")
+    return float(low), float(high)
+
+
+def _exponent(x: float) -> int:
+    return int(log10(x) // 1) if x > 0 else -3
+
+
+def _number(x: float, digits: int) -> str:
+    if not isfinite(x):
+        return {inf: "∞", -inf: "-∞"}.get(x, "NaN")
+    if x and (abs(x) >= 1e6 or abs(x) < 1e-4):
+        return f"{x:.2e}"
+    return f"{x:.{min(digits, 6)}f}"
+
+
+def _range(r: Range, digits: int) -> str:
+    low, high = r
+    if low == high:
+        return _number(low, digits)
+    if low == -inf:
+        return f"≤ {_number(high, digits)}"
+    return f"≥ {_number(low, digits)}" if high == inf else f"{_number(low, digits)} … {_number(high, digits)}"
+
+
+def _plain(x: float) -> float | str:
+    return float(x) if isfinite(x) else str(float(x))

@@ -1,0 +1,118 @@
+"""Where and how an experiment runs: device, dtype, preset, seed. The only module that seeds.
+
+A chapter starts with ``run = runtime.chapter("scaling/stability")`` and asks that object for everything:
+``run.size(smoke=..., standard=..., paper=...)``, ``run.generator("histogram")``, ``run.device``. The
+answers come from the environment, so one page serves a laptop, a GPU and the test suite:
+
+=====================  =============================================  ==========
+variable               values                                         default
+=====================  =============================================  ==========
+DEEPLIMITS_PRESET      smoke, standard, paper                         standard
+DEEPLIMITS_SEED        an integer                                     0
+DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
+DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
+=====================  =============================================  ==========
+"""
+
+import os
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+from deeplimits.checks import one_of
+
+PRESETS = ("smoke", "standard", "paper")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The circumstances of an experiment.
+
+    ``dtype`` is float64 on the CPU, the book's reference, and float32 on a GPU. ``key`` names the
+    chapter; together with ``seed`` it fixes every random number that the chapter draws.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    preset: str
+    seed: int
+    key: str = ""
+
+    def size(self, *, smoke: T, standard: T, paper: T) -> T:
+        """The value for the present preset: seconds a chapter, two minutes a chapter, published sizes."""
+        return {"smoke": smoke, "standard": standard, "paper": paper}[self.preset]
+
+    def generator(self, *key: object) -> torch.Generator:
+        """A generator on ``device``, seeded by (seed, chapter, *key) and by nothing else.
+
+        The same arguments give the same stream whatever was drawn before, so experiments can be
+        reordered, skipped or rerun one by one without changing each other's numbers.
+        """
+        text = repr((self.seed, self.key, *key)).encode()
+        seed = int.from_bytes(sha256(text).digest()[:8], "big") >> 1  # torch wants a signed 64-bit integer
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def progress(self, items: Iterable[T], label: str) -> Iterable[T]:
+        """``items`` under a progress bar in a terminal or a live notebook, bare while the book is built."""
+        return tqdm(items, desc=label, leave=False, disable=bool(os.environ.get("DEEPLIMITS_BUILD")))
+
+
+def current() -> Runtime:
+    """The runtime that the environment asks for.
+
+    Raises ValueError for an unknown preset, a seed that is no integer, an unknown device, or CUDA
+    where there is none: a silent fall-back would change the numbers behind the reader's back.
+    """
+    preset = one_of("DEEPLIMITS_PRESET", os.environ.get("DEEPLIMITS_PRESET") or "standard", PRESETS)
+    text = os.environ.get("DEEPLIMITS_SEED") or "0"
+    try:
+        seed = int(text)
+    except ValueError:
+        raise ValueError(f"DEEPLIMITS_SEED must be an integer, got {text!r}; for example SEED=7") from None
+    device = _device(os.environ.get("DEEPLIMITS_DEVICE") or "")
+    return Runtime(device, torch.float64 if device.type == "cpu" else torch.float32, preset, seed)
+
+
+def chapter(key: str) -> Runtime:
+    """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending."""
+    return replace(current(), key=key)
+
+
+def environment() -> dict[str, str]:
+    """What an executed page should say about where its numbers come from: versions, hardware, settings."""
+    run = current()
+    gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "none used"
+    libraries = ("deeplimits", "torch", "numpy", "scipy", "matplotlib", "jupyter-book")
+    return {
+        "Preset": run.preset,
+        "Seed": str(run.seed),
+        "Device": str(run.device),
+        "Precision": str(run.dtype).removeprefix("torch."),
+        "GPU": gpu,
+        "Processor": f"{platform.machine()}, {os.cpu_count()} cores",
+        "Threads for each chapter": str(torch.get_num_threads()),
+        "System": platform.platform(aliased=True, terse=True),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }
+
+
+def _device(name: str) -> torch.device:
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise ValueError(f"DEEPLIMITS_DEVICE must be 'cpu', 'cuda' or 'cuda:<index>', got {name!r}; check the spelling")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"DEEPLIMITS_DEVICE={name!r} asks for a GPU, found {torch.cuda.device_count()} usable by this PyTorch "
+            f"({torch.__version__}); use DEVICE=cpu, or install a CUDA build of PyTorch"
+        )
+    return torch.device(name)

@@ -1,0 +1,87 @@
+"""What the theorems predict at initialisation with i.i.d. weights, as functions of depth, width and beta.
+
+Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) W symmetric with unit
+variance. [M] is Marion, Fermanian, Biau and Vert; what carries no [M] is derived in the book.
+"""
+
+from math import exp, lgamma, log, sqrt
+
+import numpy as np
+
+from deeplimits.activations import Activation, relu
+from deeplimits.checks import finite, positive_integer
+
+VACUOUS_BELOW = 22 * (8 / 3) ** 2  # [M]'s lower bound at beta = 1/2 is negative unless d delta exceeds 1408/9
+
+
+def residual_scale(depth: int, beta: float) -> float:
+    """The factor L^-beta in front of each block."""
+    return positive_integer("depth", depth) ** -finite("beta", beta)
+
+
+def regime(beta: float, critical: float = 0.5) -> str:
+    """[M] for d >= 3: ``explosion`` below the critical exponent, ``stability`` at it, ``identity`` above."""
+    beta = finite("beta", beta)
+    return "stability" if beta == critical else "identity" if beta > critical else "explosion"
+
+
+def mean_square_norm(depth: int, beta: float, phi: Activation = relu, gain: float = 1.0) -> float:
+    """E ||h_L||^2 / ||h_0||^2 = (1 + c L^(-2 beta))^L, exact at every depth and width.
+
+    c = gain^4 E phi(Z)^2 for a positively homogeneous phi: 1/2 for ReLU, 1 for the identity, (1 + s^2)/2
+    for a leaky ReLU; ``gain`` is the standard deviation of the entries of sqrt(d) V and sqrt(d) W. Minus
+    one, it is E ||h_L - h_0||^2 / ||h_0||^2, because h is a martingale.
+    """
+    if phi.slopes is None:
+        raise ValueError(f"phi must be positively homogeneous for a closed form, got {phi.name}; use piecewise_linear")
+    c = finite("gain", gain) ** 4 * phi.second_moment()
+    return (1 + c * residual_scale(depth, beta) ** 2) ** depth
+
+
+def log_norm_limit(width: int, time: float = 1.0) -> tuple[float, float]:
+    """Mean and variance of the normal limit of log ||h_L||^2/||h_0||^2: ((1/2 - 1/d) s, 2 s/d).
+
+    ``time`` s is L^(1 - 2 beta): 1 at beta = 1/2, where the limit is a theorem; below 1/2 the law is
+    asymptotically normal with these parameters.
+    """
+    d = positive_integer("width", width)
+    return (0.5 - 1 / d) * time, 2 * time / d
+
+
+def stability_bounds(width: int, delta: float) -> tuple[float, float]:
+    """[M, theorem on outputs, beta = 1/2]: ||h_L - h_0||^2/||h_0||^2 lies between, with probability >= 1 - delta."""
+    d, delta = positive_integer("width", width), finite("delta", delta)
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be a probability strictly between 0 and 1, got {delta}; for example 0.1")
+    return exp(3 / 8 - sqrt(22 / (d * delta))) - 1, exp(1 + sqrt(10 / (d * delta))) + 1
+
+
+def log_growth(width: int, scale: float) -> float:
+    """E log(||h_{k+1}||^2/||h_k||^2) for an Original block with Gaussian weights, to about 1e-10.
+
+    One block multiplies ||h||^2 by |e + c Z|^2, with e a unit vector, Z ~ N(0, I_d), c^2 = scale^2 T/d^2 and
+    T = ||relu(z)||^2 for z ~ N(0, I_d) (see ``resnet.projection``). Frullani's integral turns the logarithm
+    into E log R = int_0^inf (e^-t - E e^(-tR)) dt/t, where the Gaussian integral is closed:
+    E e^(-tR) = (1 + 2 c^2 t)^(-d/2) exp(-t/(1 + 2 c^2 t)). Both integrals, over t and over the law of T, are
+    taken by the trapezoidal rule in the logarithm, which converges exponentially.
+    """
+    d, scale = positive_integer("width", width), finite("scale", scale)
+    step = 0.02
+    u = np.arange(-60.0, log(40.0 * d) + 8, step)  # log T
+    density = sum(exp(_log_binomial(d, k)) * _chi2_density_in_log(u, k) for k in range(1, d + 1))
+    keep = density > 1e-20
+    c2 = scale**2 * np.exp(u[keep]) / d**2
+    v = np.arange(-40.0, 90.0, 0.05)[:, None]  # log t
+    t = np.exp(v)
+    spread = 1 + 2 * c2 * t
+    drift = np.exp(-t) - np.exp(-t / spread - d / 2 * np.log(spread))
+    return float(drift.sum(0) * 0.05 @ (density[keep] * step))
+
+
+def _log_binomial(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1) - n * log(2)
+
+
+def _chi2_density_in_log(u: np.ndarray, k: int) -> np.ndarray:
+    """Density of log T for T ~ chi2 with k degrees of freedom."""
+    return np.exp(k / 2 * u - np.exp(u) / 2 - k / 2 * log(2) - lgamma(k / 2))
