@@ -1,0 +1,31 @@
+"""Two gaps of the tools below us, closed in one place.
+
+* sphinx-exercise registers writers for ``singlehtml`` pages, after which Sphinx no longer falls back
+  to the ``html`` writers of other extensions, and the theorem boxes stop the build of the PDF.
+* The start page that redirects to the first chapter has neither a title nor a language.
+"""
+
+REDIRECT = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><title>{title}</title><meta http-equiv="refresh" content="0; url={page}"></head>
+<body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body>
+</html>
+"""
+
+
+def fill_in_writers(app) -> None:
+    if app.builder.name == "singlehtml":
+        handlers = app.registry.translation_handlers
+        handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
+
+
+def write_start_page(app, exception) -> None:
+    if not exception and app.builder.name == "html":
+        page = app.builder.get_target_uri(app.config.root_doc)
+        (app.outdir / "index.html").write_text(REDIRECT.format(title=app.config.project, page=page), "utf8")
+
+
+def setup(app) -> dict:
+    app.connect("builder-inited", fill_in_writers)
+    app.connect("build-finished", write_start_page, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

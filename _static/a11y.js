@@ -1,0 +1,12 @@
+// Repairs of the theme for readers who use a screen reader.
+document.addEventListener("DOMContentLoaded", () => {
+  // a name must contain the text that is seen (WCAG 2.5.3), so labels that replace it go
+  const labelled = "details.hide > summary, .search-button-field, .theme-switch-button, .nav-link";
+  document.querySelectorAll(labelled).forEach((e) => e.removeAttribute("aria-label"));
+  // the bibliography claims to be a list of items that are none
+  document.querySelectorAll(".citation-list, .citation").forEach((e) => e.removeAttribute("role"));
+  // the table of contents is a landmark
+  const contents = document.querySelector("#pst-primary-sidebar");
+  contents?.setAttribute("role", "complementary");
+  contents?.setAttribute("aria-label", "Table of contents");
+});

@@ -1,0 +1,89 @@
+"""nbval for MyST chapters: one test per code cell, and one execution for the tests and for the book.
+
+``pytest chapters`` runs every chapter that is not in the book's cache, in the chapter's own folder. A
+chapter whose cells all passed goes into the cache, from which the book is built; a failed one never
+does, so it fails again the next time. A chapter that is in the cache is checked without running it.
+"""
+
+import time
+
+import book_cache
+import nbformat
+import nbval.plugin
+import pytest
+from nbval.kernel import RunningKernel
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+
+def pytest_configure(config):
+    """Refuse a bad preset, seed or device here, in one line, and make the cache before workers share it."""
+    if hasattr(config, "workerinput"):
+        return
+    try:
+        book_cache.open_or_repair()
+    except ValueError as error:
+        pytest.exit(str(error), returncode=2)
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == ".md" and parent.config.option.nbval_lax and book_cache.read(file_path):
+        return Chapter.from_parent(parent, path=file_path)
+
+
+class Kernel(RunningKernel):
+    """A kernel that stores history, without which IPython ignores the ``;`` that silences a cell."""
+
+    def execute_cell_input(self, source, allow_stdin=None):
+        return self.kc.execute(source, allow_stdin=allow_stdin, store_history=True, stop_on_error=False)
+
+
+class Chapter(IPyNbFile):
+    """A MyST Markdown file whose code cells are tests."""
+
+    def collect(self):
+        self.nb = book_cache.read(self.path)
+        found = book_cache.executed(self.nb)
+        self.outputs = found and [cell.outputs for cell in _code(found[0])]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(nbformat, "read", lambda *_, **__: self.nb)  # nbval reads its notebook with it
+            for cell in super().collect():
+                if cell.options["check"] or cell.options["skip"]:
+                    raise self.CollectError(
+                        f"{self.path.name}, {cell.name}: a cell can be neither skipped nor compared with a stored "
+                        "output, for none is stored; record a claim or write an assert instead"
+                    )
+                cell.__class__, cell.output_timeout = Cell, 60
+                yield cell
+
+    def setup(self):
+        self.start, self.passed = time.perf_counter(), []
+        if self.outputs is None:
+            book_cache.prepare_kernels()
+            nbval.plugin.RunningKernel = Kernel
+            super().setup()
+
+    def teardown(self):
+        super().teardown()
+        cells = _code(self.nb)
+        if self.outputs is not None or len(self.passed) != len(cells):
+            return
+        for number, (cell, outputs) in enumerate(zip(cells, self.passed, strict=True), 1):
+            cell.outputs, cell.execution_count = outputs, number
+        book_cache.keep(self.nb, self.path, time.perf_counter() - self.start)
+
+
+class Cell(IPyNbCell):
+    """A code cell, run in the chapter's kernel or looked at in the cache."""
+
+    def runtest(self):
+        if self.parent.outputs is None:
+            super().runtest()
+            self.parent.passed.append(self.test_outputs)  # reached only if the cell passed
+            return
+        for output in self.parent.outputs[self.cell_num]:
+            if output.output_type == "error" and not self.options["check_exception"]:
+                self.raise_cell_error("Cell execution caused an exception", "\n".join(output.traceback))
+
+
+def _code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]

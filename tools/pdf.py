@@ -1,0 +1,44 @@
+"""Print the one-page book to PDF with Chromium.
+
+python tools/pdf.py --check           is there a Chromium? Asked before the chapters run.
+python tools/pdf.py PAGE.html OUT.pdf
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from browser import MISSING, TYPESET, chromium, find_chromium, serve
+
+FOOTER = '<div style="font-size:8px;width:100%;text-align:center"><span class="pageNumber"></span></div>'
+OPEN_SOLUTIONS = "() => document.querySelectorAll('details:not(.hide)').forEach((d) => (d.open = true))"
+
+
+def main(source: Path, target: Path) -> None:
+    root = next(folder for folder in source.resolve().parents if (folder / "_static").is_dir())
+    draft = target.with_suffix(".part")
+    with serve(root) as address, chromium() as browser:
+        page = browser.new_page()
+        page.goto(address + source.resolve().relative_to(root).as_posix(), wait_until="load")
+        page.evaluate(TYPESET)
+        page.evaluate(OPEN_SOLUTIONS)
+        page.wait_for_timeout(1000)  # opened boxes fade in and would print blank
+        page.pdf(
+            path=draft,
+            format="A4",
+            margin={"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"},
+            print_background=True,
+            display_header_footer=True,
+            header_template="<span></span>",
+            footer_template=FOOTER,
+            outline=True,
+            tagged=True,
+        )
+    os.replace(draft, target)
+
+
+if __name__ == "__main__":
+    if find_chromium() is None:
+        sys.exit(f"make pdf: {MISSING}")
+    if sys.argv[1:] != ["--check"]:
+        main(*map(Path, sys.argv[1:]))
