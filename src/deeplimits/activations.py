@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import pi, sqrt
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +24,11 @@ class Activation:
     slopes: tuple[float, float] | None = None
 
     def second_moment(self, variance: float = 1.0) -> float:
-        """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else Gauss-Hermite quadrature."""
+        """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else by quadrature.
+
+        The trapezoidal rule converges exponentially for analytic f, faster than Gauss-Hermite for tanh,
+        whose poles lie close to the real line.
+        """
         return self._moment(self.f, variance) if self.slopes is None else variance * _mean_square(self.slopes)
 
     def derivative_second_moment(self, variance: float = 1.0) -> float:
@@ -33,9 +37,9 @@ class Activation:
 
     @staticmethod
     def _moment(f: Callable[[Tensor], Tensor], variance: float) -> float:
-        x, w = np.polynomial.hermite_e.hermegauss(120)
-        values = f(torch.from_numpy(x * finite("variance", variance) ** 0.5)) ** 2
-        return float(values @ torch.from_numpy(w / w.sum()))
+        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64)
+        weight = 0.01 * torch.exp(-(x**2) / 2) / sqrt(2 * pi)
+        return float(weight @ f(x * sqrt(finite("variance", variance))) ** 2)
 
 
 def piecewise_linear(a: float, b: float, name: str = "") -> Activation:

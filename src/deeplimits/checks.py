@@ -19,7 +19,9 @@ def positive_integer(name: str, value: object) -> int:
 def finite(name: str, value: object) -> float:
     """Return ``value`` as a float; TypeError if it is no real number, ValueError if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a real number, got {value!r} ({type(value).__name__}); pass a float such as 0.5")
+        raise TypeError(
+            f"{name} must be a real number, got {value!r} ({type(value).__name__}); pass a float such as 0.5"
+        )
     if not isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}; pass a finite number")
     return float(value)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from math import inf, isfinite, isnan, log10
+from math import floor, inf, isfinite, isnan, log10
 from types import MappingProxyType
 
 from deeplimits.checks import one_of
@@ -92,7 +92,7 @@ class Record:
             "interval": [_plain(x) for x in m.interval(HOLD)],
             "samples": m.samples,
             "diverged": m.diverged,
-            "false_alarm": false_alarm(HOLD) if m.standard_error else 0.0,
+            "false_alarm": 0.0 if _is_exact(m) else false_alarm(HOLD),
             "verdict": self.verdict,
             "anchor": self.anchor,
         }
@@ -101,12 +101,13 @@ class Record:
         """Cells of the claim table: claim, predicted, measured, interval, runs, verdict."""
         m = self.measured
         low, high = m.interval(HOLD)
-        step = (high - low) / 2 if isfinite(high - low) and high > low else abs(m.value) * 1e-3
-        digits = max(0, 1 - _exponent(step))
+        # as many decimals as show two digits of the interval's half-width, or four digits of an exact number
+        scale = abs(m.value) * 1e-2 if _is_exact(m) else (high - low) / 2
+        digits = min(max(0, 1 - floor(log10(scale))), 6) if 0 < scale < inf else 4
         predicted = _range(self.prediction, digits + 1)
         if self.printed is not None:
             predicted += f" (printed: {_range(self.printed, digits + 1)})"
-        interval = f"{_number(low, digits)} … {_number(high, digits)}" if m.standard_error else "exact"
+        interval = "exact" if _is_exact(m) else f"{_number(low, digits)} … {_number(high, digits)}"
         runs = f"{m.samples:,}".replace(",", " ") + (f" ({m.diverged} diverged)" if m.diverged else "")
         sign = {"holds": "✓ holds", "fails": "✗ fails"}[self.verdict]
         return [predicted, _number(m.value, digits), interval, runs, sign]
@@ -194,25 +195,23 @@ def _as_range(x: float | Range | None) -> Range | None:
     return float(low), float(high)
 
 
-def _exponent(x: float) -> int:
-    return int(log10(x) // 1) if x > 0 else -3
+def _is_exact(m: Estimate) -> bool:
+    low, high = m.interval(HOLD)
+    return low == high
 
 
 def _number(x: float, digits: int) -> str:
     if not isfinite(x):
-        return {inf: "∞", -inf: "-∞"}.get(x, "NaN")
-    if x and (abs(x) >= 1e6 or abs(x) < 1e-4):
-        return f"{x:.2e}"
-    return f"{x:.{min(digits, 6)}f}"
+        return {inf: "∞", -inf: "−∞"}.get(x, "NaN")
+    return f"{x:.2e}" if abs(x) >= 1e6 else f"{x:.{digits}f}".replace("-", "−")
 
 
 def _range(r: Range, digits: int) -> str:
     low, high = r
     if low == high:
         return _number(low, digits)
-    if low == -inf:
-        return f"≤ {_number(high, digits)}"
-    return f"≥ {_number(low, digits)}" if high == inf else f"{_number(low, digits)} … {_number(high, digits)}"
+    low, high = (f"{x:.4g}".replace("-", "−") if isfinite(x) else _number(x, 0) for x in r)
+    return f"≤ {high}" if r[0] == -inf else f"≥ {low}" if r[1] == inf else f"{low} … {high}"
 
 
 def _plain(x: float) -> float | str:

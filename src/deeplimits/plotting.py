@@ -56,7 +56,9 @@ def curve(ax: Axes, x, runs: list[Tensor], label: str, color: str) -> Axes:
 
 def fan(ax: Axes, x, runs: Tensor, color: str, label: str = "") -> Axes:
     """The median over runs and the middle 80 %; ``runs`` has shape (runs, len(x))."""
-    low, middle, high = torch.quantile(runs, torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype, device=runs.device), dim=0).cpu()
+    low, middle, high = torch.quantile(
+        runs, torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype, device=runs.device), dim=0
+    ).cpu()
     ax.fill_between(x, low, high, color=COLORS[color], alpha=0.25, lw=0)
     ax.plot(x, middle, color=COLORS[color], label=label)
     return ax

@@ -91,14 +91,18 @@ def forward(h: Tensor, layers: Iterable[Layer], family: Family, scale: float | T
     return h
 
 
-def tangent(q: Tensor, path: Sequence[Tensor], layers: Iterable[Layer], family: Family, scale: float | Tensor) -> Tensor:
+def tangent(
+    q: Tensor, path: Sequence[Tensor], layers: Iterable[Layer], family: Family, scale: float | Tensor
+) -> Tensor:
     """q_L = (dh_L/dh_0) q_0 along ``path`` = (h_0, ..., h_L), as q_{k+1} = q_k + scale V (dg/dh) q_k."""
     for h, (V, *theta) in zip(path, _checked(layers, q), strict=False):
         q = q + scale * (family.push(h, q, *theta) @ V.mT)
     return q
 
 
-def adjoint(p: Tensor, path: Sequence[Tensor], layers: Sequence[Layer], family: Family, scale: float | Tensor) -> Tensor:
+def adjoint(
+    p: Tensor, path: Sequence[Tensor], layers: Sequence[Layer], family: Family, scale: float | Tensor
+) -> Tensor:
     """p_0 = (dh_L/dh_0)^T p_L along ``path``, as p_k = p_{k+1} + scale (dg/dh)^T V^T p_{k+1}: backpropagation.
 
     ``layers`` must be a sequence, since it is read from the last layer to the first. Raises ValueError
@@ -185,7 +189,9 @@ def _checked(layers: Iterable[Layer], h: Tensor) -> Iterator[Layer]:
     """The layers, after a look at the shapes; torch would broadcast some wrong ones in silence."""
     if not isinstance(h, Tensor) or h.dim() != 3:
         found = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
-        raise ValueError(f"a state must be a tensor (networks, inputs, width), got {found}; add axes with h[:, None, :]")
+        raise ValueError(
+            f"a state must be a tensor (networks, inputs, width), got {found}; add axes with h[:, None, :]"
+        )
     expected = (h.shape[0], h.shape[2], h.shape[2])
     for k, layer in enumerate(layers):
         if tuple(layer[0].shape) != expected:

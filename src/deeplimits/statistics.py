@@ -91,7 +91,11 @@ def distance(x: Tensor, law: Callable | Tensor) -> Estimate:
         return Estimate(nan, nan, n, diverged, lambda z: (nan, nan))
     # 0.26 is the standard deviation of Kolmogorov's limit law
     return Estimate(
-        float(d), 0.26 / sqrt(effective), n, diverged, lambda z: (max(0.0, float(d - chance(z))), min(1.0, float(d + chance(z))))
+        float(d),
+        0.26 / sqrt(effective),
+        n,
+        diverged,
+        lambda z: (max(0.0, float(d - chance(z))), min(1.0, float(d + chance(z)))),
     )
 
 
@@ -100,7 +104,9 @@ def exact(value: float, samples: int = 1) -> Estimate:
     return Estimate(float(value), 0.0, samples, 0, lambda z: (float(value), float(value)))
 
 
-def power_law(sizes: Sequence[float], runs: Sequence[Tensor], generator: torch.Generator, resamples: int = 400) -> Estimate:
+def power_law(
+    sizes: Sequence[float], runs: Sequence[Tensor], generator: torch.Generator, resamples: int = 400
+) -> Estimate:
     """The exponent p of ``mean(run) ~ size^p``: least squares in log-log over the sizes.
 
     ``runs[i]`` holds the independent runs at ``sizes[i]``. Runs are resampled, not points of the line: the
@@ -128,7 +134,9 @@ def _normal(value: float, error: float, n: int, diverged: int) -> Estimate:
 def _finite(x: Tensor) -> tuple[np.ndarray, int]:
     """The finite entries as float64, and how many were not."""
     if not isinstance(x, Tensor) or x.dim() != 1:
-        raise TypeError(f"x must be a one-dimensional tensor with one number a run, got {_kind(x)}; flatten or index it")
+        raise TypeError(
+            f"x must be a one-dimensional tensor with one number a run, got {_kind(x)}; flatten or index it"
+        )
     values = x.detach().cpu().numpy().astype(np.float64)
     keep = np.isfinite(values)
     return values[keep], int((~keep).sum())

@@ -4,7 +4,7 @@ Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) 
 variance. [M] is Marion, Fermanian, Biau and Vert; what carries no [M] is derived in the book.
 """
 
-from math import exp, lgamma, log, sqrt
+from math import exp, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
 
@@ -30,12 +30,13 @@ def mean_square_norm(depth: int, beta: float, phi: Activation = relu, gain: floa
 
     c = gain^4 E phi(Z)^2 for a positively homogeneous phi: 1/2 for ReLU, 1 for the identity, (1 + s^2)/2
     for a leaky ReLU; ``gain`` is the standard deviation of the entries of sqrt(d) V and sqrt(d) W. Minus
-    one, it is E ||h_L - h_0||^2 / ||h_0||^2, because h is a martingale.
+    one, it is E ||h_L - h_0||^2 / ||h_0||^2, because h is a martingale. Beyond the range of floats: inf.
     """
     if phi.slopes is None:
         raise ValueError(f"phi must be positively homogeneous for a closed form, got {phi.name}; use piecewise_linear")
     c = finite("gain", gain) ** 4 * phi.second_moment()
-    return (1 + c * residual_scale(depth, beta) ** 2) ** depth
+    log_ratio = depth * log1p(c * residual_scale(depth, beta) ** 2)
+    return exp(log_ratio) if log_ratio < 709 else inf
 
 
 def log_norm_limit(width: int, time: float = 1.0) -> tuple[float, float]:
@@ -66,16 +67,16 @@ def log_growth(width: int, scale: float) -> float:
     taken by the trapezoidal rule in the logarithm, which converges exponentially.
     """
     d, scale = positive_integer("width", width), finite("scale", scale)
-    step = 0.02
+    step = min(0.05, 0.5 / sqrt(d))
     u = np.arange(-60.0, log(40.0 * d) + 8, step)  # log T
     density = sum(exp(_log_binomial(d, k)) * _chi2_density_in_log(u, k) for k in range(1, d + 1))
     keep = density > 1e-20
     c2 = scale**2 * np.exp(u[keep]) / d**2
-    v = np.arange(-40.0, 90.0, 0.05)[:, None]  # log t
+    v = np.arange(-40.0, 90.0, 0.1)[:, None]  # log t
     t = np.exp(v)
     spread = 1 + 2 * c2 * t
     drift = np.exp(-t) - np.exp(-t / spread - d / 2 * np.log(spread))
-    return float(drift.sum(0) * 0.05 @ (density[keep] * step))
+    return float(drift.sum(0) * 0.1 @ (density[keep] * step))
 
 
 def _log_binomial(n: int, k: int) -> float:

@@ -1,0 +1,1 @@
+"""Timings of the fast methods against plain ones, side by side in one run: ``make bench``."""

@@ -1,0 +1,23 @@
+"""What every unit test shares: one generator, a watch over global state, and false-alarm arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+
+# Each statistical check in this suite fails by chance with probability ALPHA; with fewer than 100 checks
+# a run is red by chance less than once in a thousand seeds. Seeds are fixed, so a red run is a finding.
+ALPHA = 1e-5
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(20260)
+
+
+@pytest.fixture(autouse=True)
+def global_randomness_is_left_alone():
+    """House rule: no function reads or moves the global generators."""
+    before_torch, before_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    yield
+    assert torch.equal(before_torch, torch.get_rng_state()), "torch's global generator was used"
+    assert np.array_equal(before_numpy, np.random.get_state()[1]), "NumPy's global generator was used"  # noqa: NPY002

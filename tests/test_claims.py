@@ -1,0 +1,121 @@
+"""The verdict: what makes it hold, and everything that must turn it red."""
+
+import json
+from math import inf, nan
+
+import pytest
+import torch
+
+from deeplimits import claims, statistics
+from deeplimits.claims import Ledger
+
+
+def measured(value, error=1.0, diverged=0):
+    return statistics.Estimate(value, error, 100, diverged, lambda z: (value - z * error, value + z * error))
+
+
+def verdict(predicted, estimate, printed=None):
+    return (
+        Ledger("scaling/stability")
+        .record("M-03", "part", predicted=predicted, measured=estimate, printed=printed)
+        .verdict
+    )
+
+
+@pytest.mark.parametrize(
+    ("predicted", "estimate", "printed", "expected"),
+    [
+        (10.0, measured(13.9), None, "holds"),
+        (10.0, measured(14.1), None, "fails"),
+        (10.0, measured(5.9), None, "fails"),
+        ((-inf, 10.0), measured(13.9), None, "holds"),
+        ((-inf, 10.0), measured(14.1), None, "fails"),
+        ((-inf, 10.0), measured(-1000.0), None, "holds"),
+        ((10.0, inf), measured(5.9), None, "fails"),
+        ((0.0, 0.5), statistics.proportion(torch.ones(100, dtype=torch.bool)), None, "fails"),
+        (0.0, statistics.exact(0.0), None, "holds"),
+        (0.0, statistics.exact(1e-300), None, "fails"),
+        (10.0, measured(10.0, diverged=1), None, "fails"),
+        (10.0, measured(nan), None, "fails"),
+        (0.0, measured(0.0, nan), None, "fails"),
+        (10.0, measured(10.0), 15.1, "holds"),  # the printed value is rejected at more than 5 standard errors
+        (10.0, measured(10.0), 14.9, "fails"),  # not enough power: the correction is not shown
+        (10.0, measured(10.0), (4.0, 4.9), "holds"),
+        (10.0, measured(10.0), (4.0, 5.1), "fails"),
+        (20.0, measured(10.0), 0.0, "fails"),  # rejecting the printed value does not prove our own
+    ],
+)
+def test_verdict(predicted, estimate, printed, expected):
+    assert verdict(predicted, estimate, printed) == expected
+
+
+def test_false_alarm_rate_of_a_true_claim(generator):
+    """At 4 standard errors a true claim fails about once in 16 000: never in 300 here (chance 2 %)."""
+    x = torch.empty(300, 500, dtype=torch.float64).normal_(generator=generator)
+    assert {verdict(0.0, statistics.mean(row)) for row in x} == {"holds"}
+
+
+def test_unknown_ids_and_bare_numbers_are_refused():
+    ledger = Ledger("scaling/stability")
+    with pytest.raises(KeyError, match="unknown claim id 'M-99'"):
+        ledger.record("M-99", "part", predicted=0.0, measured=measured(0.0))
+    with pytest.raises(TypeError, match="measured must be an Estimate, got float"):
+        ledger.record("M-03", "part", predicted=0.0, measured=0.0)
+    for bad in [(1.0, 0.0), nan, (0.0, nan)]:
+        with pytest.raises(ValueError, match="a prediction must be a number or a range"):
+            ledger.record("M-03", "part", predicted=bad, measured=measured(0.0))
+
+
+def test_recording_again_replaces():
+    ledger = Ledger("scaling/stability")
+    for value in (0.0, 100.0):
+        ledger.record("M-03", "part", predicted=0.0, measured=measured(value))
+    assert [r.verdict for r in ledger.records.values()] == ["fails"]
+
+
+def test_only_the_summary_carries_the_records_and_they_are_strict_json():
+    ledger = Ledger("scaling/stability")
+    ledger.record("M-03", "a", predicted=(-inf, 1.0), measured=measured(nan))
+    ledger.record("M-04", "b", predicted=0.0, measured=statistics.exact(0.0), printed=(1.0, inf))
+    assert claims.MIME not in ledger.show("M-03")._repr_mimebundle_()
+    bundle = ledger.table()._repr_mimebundle_()
+    records = json.loads(json.dumps(bundle[claims.MIME], allow_nan=False))
+    assert [(r["id"], r["part"], r["verdict"]) for r in records] == [("M-03", "a", "fails"), ("M-04", "b", "holds")]
+    assert records[0]["prediction"] == ["-inf", 1.0] and records[0]["measured"] == "nan"
+    assert records[1]["printed"] == [1.0, "inf"] and records[1]["false_alarm"] == 0.0
+    assert records[0]["false_alarm"] == pytest.approx(6.33e-5, rel=1e-3)
+
+
+def test_rows_show_as_many_digits_as_the_interval_deserves():
+    ledger = Ledger("scaling/stability")
+    ledger.record("M-03", "a", predicted=0.62889, measured=measured(0.62611, 0.00141))
+    ledger.record("M-03", "b", predicted=(-inf, 4.0), measured=measured(0.5, 0.1), printed=9.0)
+    ledger.record("M-03", "c", predicted=(2.0, inf), measured=measured(1e9, 1.0, diverged=3))
+    ledger.record("M-03", "d", predicted=0.0, measured=statistics.exact(0.0))
+    a, b, c, d = (r.row() for r in ledger.records.values())
+    assert a == ["0.62889", "0.6261", "0.6205 … 0.6318", "100", "✓ holds"]
+    assert b == ["≤ 4 (printed: 9.000)", "0.50", "0.10 … 0.90", "100", "✓ holds"]
+    assert c[0] == "≥ 2" and c[3] == "100 (3 diverged)" and c[4] == "✗ fails"
+    assert d[2] == "exact"
+
+
+def test_tables_render_and_link():
+    ledger = Ledger("scaling/stability")
+    record = ledger.record("M-03", "β = 1/2, L = 10", predicted=0.0, measured=measured(0.0))
+    assert record.anchor == "claim-m-03-1-2-l-10"
+    assert f'<span id="{record.anchor}">' in ledger.show("M-03")._repr_markdown_()
+    assert f'href="#{record.anchor}"' in ledger.table()._repr_markdown_()
+    assert len(ledger.show("M-04").records) == 0 and "M-03 β = 1/2" in repr(ledger.table())
+
+
+def test_registry_is_whole():
+    found = claims.registry()
+    sheets = {
+        *(f"H-{i:02}" for i in range(1, 24)), "H-07b", *(f"E{i}" for i in range(1, 23)),
+        *(f"M-{i:02}" for i in range(1, 22)), *(f"C{i}" for i in range(1, 13)),
+    }  # fmt: skip
+    assert set(found) == sheets
+    for claim in found.values():
+        assert claim.paper in ("marion", "hayou", "chizat") and claim.kind in claims.KINDS
+        assert claim.statement.count("$") % 2 == 0 and claim.title and claim.source
+        assert (claim.kind == "correction") == claim.id.startswith("E")

@@ -1,0 +1,122 @@
+"""Estimates: their values by hand, and the coverage that their intervals promise."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from deeplimits import statistics
+from deeplimits.statistics import Estimate
+
+
+def normal(generator, *shape):
+    return torch.empty(shape, dtype=torch.float64).normal_(generator=generator)
+
+
+def coverage(estimates: list[Estimate], truth: float, z: float) -> float:
+    intervals = [e.interval(z) for e in estimates]
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+def test_false_alarm_rates():
+    assert statistics.false_alarm(4) == pytest.approx(2 * stats.norm.sf(4)) == pytest.approx(6.33e-5, rel=1e-3)
+
+
+def test_mean_and_variance_by_hand():
+    x = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    m, v = statistics.mean(x), statistics.variance(x)
+    assert (m.value, m.standard_error, m.samples, m.diverged) == (3.0, pytest.approx((14 / 3 / 4) ** 0.5), 4, 0)
+    assert m.interval(2) == (pytest.approx(3 - 2 * m.standard_error), pytest.approx(3 + 2 * m.standard_error))
+    assert v.value == pytest.approx(14 / 3)
+
+
+def test_intervals_cover_as_often_as_they_say(generator):
+    """2000 replicates; the share that covers at z = 2 (95.4 %) stays within 5 standard errors = 2.3 %."""
+    runs = [normal(generator, 200) for _ in range(2000)]
+    assert abs(coverage([statistics.mean(x) for x in runs], 0.0, 2) - 0.9545) < 0.023
+    assert abs(coverage([statistics.variance(x) for x in runs], 1.0, 2) - 0.9545) < 0.035  # asymptotic
+    assert coverage([statistics.proportion(x > 1) for x in runs], stats.norm.sf(1), 2) > 0.9545 - 0.023  # conservative
+    assert abs(coverage([statistics.distance(x, stats.norm.cdf) for x in runs], 0.0, 2) - 0.9545) < 0.023
+    pairs = zip(runs[::2], runs[1::2], strict=True)
+    assert coverage([statistics.distance(x, y) for x, y in pairs], 0.0, 2) > 0.9545 - 0.033
+
+
+def test_distance_finds_a_shifted_law(generator):
+    d = statistics.distance(normal(generator, 2000) + 0.5, stats.norm.cdf)
+    assert d.interval(5)[0] > 0 and abs(d.value - (stats.norm.cdf(0.25) - stats.norm.cdf(-0.25))) < 0.05
+    assert statistics.distance(normal(generator, 2000) + 0.5, normal(generator, 2000)).interval(5)[0] > 0
+
+
+def test_proportion_at_the_edges_against_the_exact_tail():
+    none = statistics.proportion(torch.zeros(50, dtype=torch.bool))
+    low, high = none.interval(2)
+    assert (none.value, low) == (0.0, 0.0)
+    assert (1 - high) ** 50 == pytest.approx(statistics.false_alarm(2) / 2)
+    assert statistics.proportion(torch.ones(50, dtype=torch.bool)).interval(2) == (pytest.approx(1 - high), 1.0)
+
+
+def test_power_law_recovers_its_exponent_with_honest_errors(generator):
+    sizes = [10, 20, 40, 80]
+
+    def experiment():
+        runs = [size**-0.5 * torch.exp(0.3 * normal(generator, 100)) for size in sizes]
+        return statistics.power_law(sizes, runs, generator)
+
+    fits = [experiment() for _ in range(200)]
+    assert abs(coverage(fits, -0.5, 2) - 0.9545) < 0.075  # 5 standard errors of 200 replicates
+    assert abs(np.mean([f.value for f in fits]) + 0.5) < 0.01
+
+
+def test_diverged_runs_are_counted_and_left_out(generator):
+    x = torch.tensor([1.0, float("inf"), 3.0, float("nan")])
+    assert (statistics.mean(x).value, statistics.mean(x).samples, statistics.mean(x).diverged) == (2.0, 2, 2)
+    assert statistics.variance(x).diverged == 2 and statistics.distance(x, stats.norm.cdf).diverged == 2
+    assert statistics.distance(x, x).diverged == 4
+    assert statistics.power_law([1, 2], [x, x], generator).diverged == 4
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        statistics.mean,
+        statistics.variance,
+        lambda x: statistics.distance(x, stats.norm.cdf),
+        lambda x: statistics.distance(x, x),
+    ],
+)
+def test_nothing_left_is_nan_and_never_a_number(estimate):
+    e = estimate(torch.tensor([float("inf")]))
+    assert np.isnan([e.value, *e.interval(4)]).all() and e.diverged >= 1
+
+
+def test_exact_has_no_spread():
+    assert statistics.exact(0.25, 7).interval(4) == (0.25, 0.25) and statistics.exact(0.25, 7).samples == 7
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: statistics.mean(torch.ones(2, 2)), TypeError, r"one-dimensional tensor .* shape \(2, 2\); flatten"),
+        (lambda: statistics.mean([1.0]), TypeError, "one-dimensional tensor .* got list"),
+        (
+            lambda: statistics.proportion(torch.ones(3)),
+            TypeError,
+            "hits must be a tensor of bool, one a run, got a tensor of torch.float32",
+        ),
+        (lambda: statistics.proportion([True]), TypeError, "hits must be a tensor of bool"),
+        (
+            lambda: statistics.proportion(torch.ones(0, dtype=torch.bool)),
+            ValueError,
+            "number of runs must be a positive integer",
+        ),
+        (lambda: statistics.power_law([1], [torch.ones(3)], None), ValueError, "at least two sizes"),
+        (
+            lambda: statistics.power_law([1, 2], [torch.ones(3), torch.ones(1)], None),
+            ValueError,
+            "two finite runs each",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,117 @@
+"""Closed forms against independent integrals, simulation and numbers worked out by hand."""
+
+from math import exp, log, pi, sqrt
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import integrate, special, stats
+
+from conftest import ALPHA
+from deeplimits import resnet, statistics, theory
+from deeplimits.activations import identity, piecewise_linear, tanh
+from deeplimits.weights import IID
+
+
+def close(measured, target):
+    return abs(measured.value - target) <= stats.norm.isf(ALPHA / 2) * measured.standard_error
+
+
+@pytest.mark.parametrize("entry", ["gaussian", "uniform", "rademacher"])
+@pytest.mark.parametrize(
+    ("phi", "beta"), [(piecewise_linear(1.0, 0.3), 0.5), (identity, 1.0), (piecewise_linear(1.0, 0.0), 0.25)]
+)
+def test_mean_square_norm_against_brute_force_networks(entry, phi, beta, generator):
+    depth, h0 = 10, torch.ones(20_000, 1, 6, dtype=torch.float64)
+    hL = resnet.forward(h0, IID(entry).layers(depth, 20_000, 6, generator), resnet.parametric(phi), depth**-beta)
+    predicted = theory.mean_square_norm(depth, beta, phi)
+    assert close(statistics.mean((hL**2).sum((1, 2)) / 6), predicted)
+    assert close(statistics.mean(((hL - h0) ** 2).sum((1, 2)) / 6), predicted - 1)
+
+
+def test_mean_square_norm_by_hand():
+    assert theory.mean_square_norm(10, 0.5) == pytest.approx(1.05**10)  # the sheet's 1.62889
+    assert theory.mean_square_norm(60, 0.0) == pytest.approx(1.5**60)
+    assert theory.mean_square_norm(10**7, 0.5) == pytest.approx(exp(0.5), rel=1e-6)
+    assert theory.mean_square_norm(10**7, 0.5, gain=2.0) == pytest.approx(exp(8), rel=1e-5)
+    with pytest.raises(ValueError, match="phi must be positively homogeneous for a closed form, got tanh"):
+        theory.mean_square_norm(10, 0.5, tanh)
+
+
+@given(st.integers(1, 10**6), st.floats(0, 2))
+def test_mean_square_norm_lies_between_its_bounds(depth, beta):
+    s = depth ** (1 - 2 * beta)
+    value = theory.mean_square_norm(depth, beta)
+    assert 1 + s / 2 <= value * (1 + 1e-9) and (value == np.inf or log(value) <= s / 2 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_log_growth_in_width_one_against_the_product_normal_law(scale):
+    """One dimension, one active unit: R = (1 + scale v w)^2 half of the time, and v w has density K_0(|z|)/pi."""
+
+    def integrand(z):
+        return special.k0(abs(z)) / pi * log((1 + scale * z) ** 2)
+
+    pieces = [(-60, -1 / scale), (-1 / scale, 0), (0, 1 / scale), (1 / scale, 60)]
+    value = sum(integrate.quad(integrand, a, b, limit=500, epsabs=1e-12)[0] for a, b in pieces) / 2
+    assert theory.log_growth(1, scale) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_log_growth_in_width_two_against_the_harmonic_mean_value(scale):
+    """log|h| is harmonic in the plane: E log|e + cZ|^2 = E_1(1/(2 c^2)), then average over T."""
+
+    def integrand(t, k):
+        return special.exp1(2 / (scale**2 * t)) * stats.chi2.pdf(t, k)
+
+    value = sum(
+        weight * integrate.quad(integrand, 0, np.inf, args=(k,), epsabs=1e-13)[0] for k, weight in [(1, 0.5), (2, 0.25)]
+    )
+    assert theory.log_growth(2, scale) == pytest.approx(value, abs=1e-9)
+
+
+@pytest.mark.parametrize("d", [1, 3, 10, 40])
+def test_log_growth_against_simulation(d, generator):
+    logs = 2 * resnet.projection(200_000, 1, d, 1.0, generator).norm.log()
+    assert close(statistics.mean(logs), theory.log_growth(d, 1.0))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 40, 1000])
+def test_log_growth_tends_to_the_log_normal_mean(d):
+    depth = 10**5
+    assert depth * theory.log_growth(d, depth**-0.5) == pytest.approx(theory.log_norm_limit(d)[0], abs=3 / depth)
+
+
+def test_log_norm_limit_by_hand():
+    assert theory.log_norm_limit(4) == (0.25, 0.5)
+    assert theory.log_norm_limit(1, time=10.0) == (-5.0, 20.0)
+
+
+def test_stability_bounds_by_hand():
+    low, high = theory.stability_bounds(40, 0.5)
+    assert (low, high) == (pytest.approx(exp(0.375 - sqrt(1.1)) - 1), pytest.approx(exp(1 + sqrt(0.5)) + 1))
+    at_the_edge = theory.VACUOUS_BELOW / 0.5
+    assert theory.stability_bounds(int(at_the_edge), 0.5)[0] < 0 < theory.stability_bounds(int(at_the_edge) + 1, 0.5)[0]
+
+
+def test_regimes():
+    assert [theory.regime(b) for b in (0.25, 0.5, 1.0)] == ["explosion", "stability", "identity"]
+    assert theory.regime(0.75, critical=1.0) == "explosion"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: theory.residual_scale(0, 0.5), "depth must be a positive integer"),
+        (lambda: theory.residual_scale(10, float("nan")), "beta must be finite"),
+        (lambda: theory.regime(float("inf")), "beta must be finite"),
+        (lambda: theory.stability_bounds(10, 1.0), "delta must be a probability strictly between 0 and 1"),
+        (lambda: theory.log_growth(0, 1.0), "width must be a positive integer"),
+        (lambda: theory.log_norm_limit(-1), "width must be a positive integer"),
+    ],
+)
+def test_bad_arguments_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
