@@ -7,12 +7,13 @@ does, so it fails again the next time. A chapter that is in the cache is checked
 
 import time
 
-import book_cache
 import nbformat
 import nbval.plugin
 import pytest
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
+
+import book_cache
 
 
 def pytest_configure(config):

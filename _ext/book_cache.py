@@ -13,12 +13,13 @@ from hashlib import sha256
 from importlib.metadata import distributions
 from pathlib import Path
 
-from deeplimits import runtime
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from nbformat import NotebookNode
 from sqlalchemy.exc import SQLAlchemyError
+
+from deeplimits import runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "src" / "deeplimits"

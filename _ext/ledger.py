@@ -5,16 +5,15 @@ here from the cache of executed chapters, so the ledger is complete whichever ch
 """
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import book_cache
-from deeplimits import claims, runtime
-from docutils.parsers.rst import directives
 from sphinx.errors import ExtensionError
 from sphinx.util.docutils import SphinxDirective
+
+import book_cache
+from deeplimits import claims, runtime
 
 SIGNS = {"holds": "✓ holds", "fails": "✗ **fails**", "open": "open"}
 
@@ -97,7 +96,7 @@ def write(app, exception) -> None:
         target = app.outdir.parent / "claims.json"
         draft = target.with_suffix(".part")
         draft.write_text(as_json(app.ledger), "utf8")
-        os.replace(draft, target)
+        draft.replace(target)
 
 
 def tested(chapters: list[Chapter], id: str) -> list[tuple[Chapter, list[dict]]]:
@@ -158,7 +157,6 @@ class Scorecard(SphinxDirective):
     """``{scorecard}`` gives the counts, ``{scorecard} marion`` the table of that paper's claims."""
 
     optional_arguments = 1
-    option_spec = {"class": directives.class_option}
 
     def run(self):
         chapters = self.env.app.ledger

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import book_cache
 import nbformat
+
+import book_cache
 
 
 def offer(app, page, template, context, doctree) -> None:

@@ -7,7 +7,8 @@
 
 REDIRECT = """<!DOCTYPE html>
 <html lang="en">
-<head><meta charset="utf-8"><title>{title}</title><meta http-equiv="refresh" content="0; url={page}"></head>
+<head><meta charset="utf-8"><title>{title}</title><link rel="icon" href="_static/favicon.svg">
+<meta http-equiv="refresh" content="0; url={page}"></head>
 <body><main><h1>{title}</h1><p><a href="{page}">Open the book</a></p></main></body>
 </html>
 """

@@ -9,4 +9,13 @@ document.addEventListener("DOMContentLoaded", () => {
   const contents = document.querySelector("#pst-primary-sidebar");
   contents?.setAttribute("role", "complementary");
   contents?.setAttribute("aria-label", "Table of contents");
+
+  // what scrolls sideways can be reached with the keyboard
+  const reach = () =>
+    document.querySelectorAll(".pst-scrollable-table-container, pre, div.math").forEach((e) => {
+      if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
+    });
+  reach();
+  window.addEventListener("resize", reach);
+  window.MathJax?.startup?.promise?.then(reach);
 });

@@ -4,7 +4,6 @@ python tools/pdf.py --check           is there a Chromium? Asked before the chap
 python tools/pdf.py PAGE.html OUT.pdf
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def main(source: Path, target: Path) -> None:
             outline=True,
             tagged=True,
         )
-    os.replace(draft, target)
+    draft.replace(target)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 import json
 
-from conftest import SITE, parse
 from deeplimits import claims
+from pages import SITE, parse
 
 LEDGER = json.loads((SITE.parent / "claims.json").read_text("utf8")) if SITE.exists() else {}
 

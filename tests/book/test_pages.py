@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from conftest import SITE, parse
+from pages import SITE, every_page, parse
 
 
 def ids(page: Path) -> set[str]:
@@ -20,6 +20,7 @@ def broken(page: str, link: str) -> bool:
     return bool(url.fragment) and target.suffix == ".html" and unquote(url.fragment) not in ids(target)
 
 
+@every_page
 def test_internal_links_lead_somewhere(page):
     links = [tag[key] for key in ("href", "src") for tag in parse(page).find_all(attrs={key: True})]
     inside = [link for link in links if not urlsplit(link).scheme and not urlsplit(link).netloc and link != "#"]
@@ -27,12 +28,14 @@ def test_internal_links_lead_somewhere(page):
     assert [link for link in inside if broken(page, link)] == []
 
 
+@every_page
 def test_nothing_is_loaded_from_elsewhere(page):
     loaded = [tag["src"] for tag in parse(page).find_all(src=True)]
     loaded += [tag["href"] for tag in parse(page).select("link[href]") if "canonical" not in tag.get("rel", [])]
     assert [url for url in loaded if urlsplit(url).netloc] == []
 
 
+@every_page
 def test_figures_have_a_description(page):
     """Sphinx falls back to the file's name where a figure has no alt text."""
     images = parse(page).select("article img, .bd-article img")
@@ -40,5 +43,6 @@ def test_figures_have_a_description(page):
     assert silent == []
 
 
+@every_page
 def test_no_cell_shows_an_error(page):
     assert [tag.get_text()[-200:] for tag in parse(page).select(".cell_output .traceback, .cell_output .stderr")] == []
