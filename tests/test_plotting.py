@@ -24,13 +24,13 @@ def runs(n=300):
 
 def test_each_plot_draws_what_it_is_given_and_returns_the_axes(axes):
     x = runs()
-    assert plotting.curve(axes, [1, 2, 3, 4], list(x.T), "runs", "blue") is axes
+    assert plotting.curve(axes, [1, 2, 3, 4], list(x.T), "runs", "C0") is axes
     means = axes.containers[0].lines[0].get_ydata()
     assert means == pytest.approx(x.mean(0).tolist())
-    assert plotting.fan(axes, [1, 2, 3, 4], x, "green") is axes
+    assert plotting.fan(axes, [1, 2, 3, 4], x, "C2") is axes
     assert axes.lines[-1].get_ydata() == pytest.approx(x.quantile(0.5, dim=0).tolist())
     assert plotting.density(axes, x[:, 0], stats.norm, "sample", "law") is axes
-    assert plotting.quantiles(axes, x[:, 0], stats.norm, "sample", "orange") is axes
+    assert plotting.quantiles(axes, x[:, 0], stats.norm, "sample", "C1") is axes
     assert sorted(axes.lines[-1].get_ydata()) == list(axes.lines[-1].get_ydata())
 
 
@@ -39,7 +39,7 @@ def test_the_same_numbers_give_the_same_bytes():
         with plt.rc_context():
             plotting.use_style()
             figure, ax = plt.subplots()
-            plotting.fan(ax, [1, 2, 3, 4], runs(), "blue", "$x^2$")
+            plotting.fan(ax, [1, 2, 3, 4], runs(), "C0", "$x^2$")
             out = io.BytesIO()
             figure.savefig(out, format="svg", metadata={"Date": None})
             plt.close(figure)

@@ -124,9 +124,9 @@ class Ledger:
         self,
         id: str,
         part: str,
-        *,
         predicted: float | Range,
         measured: Estimate,
+        *,
         printed: float | Range | None = None,
     ) -> Record:
         """Compare ``measured`` with ``predicted``, and with what the source printed if that is different.

@@ -13,15 +13,8 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from scipy import stats
 from torch import Tensor
 
-# Okabe and Ito's palette, told apart by colour-blind readers and in grey print
-COLORS = {
-    "blue": "#0072B2",
-    "orange": "#D55E00",
-    "green": "#009E73",
-    "purple": "#AA4499",
-    "sky": "#56B4E9",
-    "black": "#222222",
-}
+# From Okabe and Ito's palette, told apart by colour-blind readers and in grey print; "C0" to "C4" in a plot
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9")
 
 
 def use_style() -> None:
@@ -32,7 +25,7 @@ def use_style() -> None:
             "figure.figsize": (7.2, 3.4),
             "figure.facecolor": "white",
             "figure.constrained_layout.use": True,
-            "axes.prop_cycle": cycler(color=list(COLORS.values())),
+            "axes.prop_cycle": cycler(color=COLORS),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.titlesize": "medium",
@@ -50,7 +43,7 @@ def curve(ax: Axes, x, runs: list[Tensor], label: str, color: str) -> Axes:
     """Mean over runs at each x, with a bar of one standard error; ``runs[i]`` are the runs at ``x[i]``."""
     means = [float(r.mean()) for r in runs]
     errors = [float(r.std() / r.numel() ** 0.5) for r in runs]
-    ax.errorbar(x, means, errors, fmt="o", ms=4, lw=1, capsize=2, color=COLORS[color], label=label)
+    ax.errorbar(x, means, errors, fmt="o", ms=4, lw=1, capsize=2, color=color, label=label)
     return ax
 
 
@@ -59,17 +52,17 @@ def fan(ax: Axes, x, runs: Tensor, color: str, label: str = "") -> Axes:
     low, middle, high = torch.quantile(
         runs, torch.tensor([0.1, 0.5, 0.9], dtype=runs.dtype, device=runs.device), dim=0
     ).cpu()
-    ax.fill_between(x, low, high, color=COLORS[color], alpha=0.25, lw=0)
-    ax.plot(x, middle, color=COLORS[color], label=label)
+    ax.fill_between(x, low, high, color=color, alpha=0.25, lw=0)
+    ax.plot(x, middle, color=color, label=label)
     return ax
 
 
 def density(ax: Axes, runs: Tensor, law, label: str, law_label: str) -> Axes:
     """Histogram of ``runs`` under the density of a frozen SciPy law."""
     values = runs.cpu().numpy()
-    ax.hist(values, bins=60, density=True, color=COLORS["sky"], alpha=0.7, label=label)
+    ax.hist(values, bins=60, density=True, color="C4", alpha=0.7, label=label)
     x = np.linspace(*law.ppf([1e-4, 1 - 1e-4]), 400)
-    ax.plot(x, law.pdf(x), color=COLORS["black"], label=law_label)
+    ax.plot(x, law.pdf(x), color="k", label=law_label)
     ax.set_ylabel("density")
     return ax
 
@@ -79,5 +72,5 @@ def quantiles(ax: Axes, runs: Tensor, law, label: str, color: str) -> Axes:
     values = np.sort(runs.cpu().numpy())
     expected = law.ppf(stats.mstats.plotting_positions(values))
     keep = np.unique(np.linspace(0, len(values) - 1, 200).astype(int))
-    ax.plot(expected[keep], values[keep], ".", ms=3, color=COLORS[color], label=label)
+    ax.plot(expected[keep], values[keep], ".", ms=3, color=color, label=label)
     return ax
