@@ -93,7 +93,7 @@ def label(app, env) -> None:
 def write(app, exception) -> None:
     """Write claims.json beside the finished HTML, all of it or none."""
     if exception is None and app.builder.name == "html":
-        target = app.outdir.parent / "claims.json"
+        target = Path(app.outdir).with_name("claims.json")
         draft = target.with_suffix(".part")
         draft.write_text(as_json(app.ledger), "utf8")
         draft.replace(target)

@@ -1,9 +1,14 @@
-"""Two gaps of the tools below us, closed in one place.
+"""Gaps of the tools below us, closed in one place.
 
 * sphinx-exercise registers writers for ``singlehtml`` pages, after which Sphinx no longer falls back
   to the ``html`` writers of other extensions, and the theorem boxes stop the build of the PDF.
+* A proof of class ``dropdown`` gets no title, and the script that folds boxes stops at the first such
+  box. It becomes a plain box with the title "Proof", like the solutions of the exercises.
 * The start page that redirects to the first chapter has neither a title nor a language.
 """
+
+from docutils import nodes
+from sphinx_proof.nodes import proof_node
 
 REDIRECT = """<!DOCTYPE html>
 <html lang="en">
@@ -20,6 +25,14 @@ def fill_in_writers(app) -> None:
         handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
 
 
+def title_folded_proofs(app, doctree) -> None:
+    for proof in list(doctree.findall(proof_node)):
+        if "dropdown" in proof["classes"]:
+            box = nodes.admonition("", nodes.title("", "Proof"), classes=["proof-box", "dropdown"])
+            box += proof.children
+            proof.replace_self(box)
+
+
 def write_start_page(app, exception) -> None:
     if not exception and app.builder.name == "html":
         page = app.builder.get_target_uri(app.config.root_doc)
@@ -28,5 +41,6 @@ def write_start_page(app, exception) -> None:
 
 def setup(app) -> dict:
     app.connect("builder-inited", fill_in_writers)
+    app.connect("doctree-read", title_folded_proofs)
     app.connect("build-finished", write_start_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
