@@ -15,7 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 import book_cache
 from deeplimits import claims, runtime
 
-SIGNS = {"holds": "✓ holds", "fails": "✗ **fails**", "open": "open"}
+SIGNS = {"holds": "✓ holds", "fails": "✗ fails", "open": "open"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def scientific(x: float) -> str:
 
 def rows(chapters: list[Chapter], paper: str) -> str:
     """A list-table of the paper's claims; in a list-table the | of a formula does no harm."""
-    lines = ["* - Claim", "  - Statement", "  - Verdict", "  - Tested in"]
+    lines = ["* - Claim", "  - Statement"]
     for claim in claims.registry().values():
         if claim.paper != paper:
             continue
@@ -142,15 +142,15 @@ def rows(chapters: list[Chapter], paper: str) -> str:
         for chapter, records in tested(chapters, claim.id):
             number = f"{len(records)} measurement{'s' if len(records) > 1 else ''}"
             places.append(f"{{ref}}`{chapter.title} <{chapter.key}#{records[0]['anchor']}>` ({number})")
-        statement = " ".join(claim.statement.split())
         lines += [
-            f"* - **{claim.id}** {claim.kind}",
-            f"  - **{claim.title}.** {statement} *{claim.source}*",
-            f"  - {SIGNS[verdict(chapters, claim.id)]}",
-            f"  - {', '.join(places) or '–'}",
+            f"* - **{claim.id}**\\",
+            f"    {claim.kind}\\",
+            f"    {SIGNS[verdict(chapters, claim.id)]}",
+            f"  - **{claim.title}.** {' '.join(claim.statement.split())}",
+            "",
+            f"    Source: {claim.source}. Tested in: {', '.join(places) or '–'}",
         ]
-    options = ":header-rows: 1\n:widths: 12 54 12 22\n:class: scorecard"
-    return f"```{{list-table}}\n{options}\n\n" + "\n".join(lines) + "\n```"
+    return "```{list-table}\n:header-rows: 1\n:widths: 15 85\n:class: scorecard\n\n" + "\n".join(lines) + "\n```"
 
 
 class Scorecard(SphinxDirective):

@@ -2,8 +2,8 @@
 
 * sphinx-exercise registers writers for ``singlehtml`` pages, after which Sphinx no longer falls back
   to the ``html`` writers of other extensions, and the theorem boxes stop the build of the PDF.
-* A proof of class ``dropdown`` gets no title, and the script that folds boxes stops at the first such
-  box. It becomes a plain box with the title "Proof", like the solutions of the exercises.
+* A proof of class ``dropdown`` begins with the word "Proof." and not with a title, and the script that
+  folds boxes stops at the first such box; all proofs of a page have the same id. They get a title and no id.
 * The start page that redirects to the first chapter has neither a title nor a language.
 """
 
@@ -25,12 +25,14 @@ def fill_in_writers(app) -> None:
         handlers["singlehtml"] = handlers.get("html", {}) | handlers.get("singlehtml", {})
 
 
-def title_folded_proofs(app, doctree) -> None:
-    for proof in list(doctree.findall(proof_node)):
-        if "dropdown" in proof["classes"]:
-            box = nodes.admonition("", nodes.title("", "Proof"), classes=["proof-box", "dropdown"])
-            box += proof.children
-            proof.replace_self(box)
+def title_proofs(app, doctree) -> None:
+    for proof in doctree.findall(proof_node):
+        box = proof[0]
+        box["ids"] = []
+        first = next(box.findall(nodes.Text))
+        if "dropdown" in box["classes"] and first.startswith("Proof. "):
+            first.parent.replace(first, nodes.Text(first.removeprefix("Proof. ")))
+            box.insert(0, nodes.title("", "Proof"))
 
 
 def write_start_page(app, exception) -> None:
@@ -41,6 +43,6 @@ def write_start_page(app, exception) -> None:
 
 def setup(app) -> dict:
     app.connect("builder-inited", fill_in_writers)
-    app.connect("doctree-read", title_folded_proofs)
+    app.connect("doctree-read", title_proofs)
     app.connect("build-finished", write_start_page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
