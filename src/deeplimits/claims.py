@@ -98,7 +98,7 @@ class Record:
         }
 
     def row(self) -> list[str]:
-        """Cells of the claim table: claim, predicted, measured, interval, runs, verdict."""
+        """Cells of the claim table after the claim: verdict, predicted, measured, interval, runs."""
         m = self.measured
         low, high = m.interval(HOLD)
         # as many decimals as show two digits of the interval's half-width, or four digits of an exact number
@@ -110,7 +110,7 @@ class Record:
         interval = "exact" if _is_exact(m) else f"{_number(low, digits)} … {_number(high, digits)}"
         runs = f"{m.samples:,}".replace(",", " ") + (f" ({m.diverged} diverged)" if m.diverged else "")
         sign = {"holds": "✓ holds", "fails": "✗ fails"}[self.verdict]
-        return [predicted, _number(m.value, digits), interval, runs, sign]
+        return [sign, predicted, _number(m.value, digits), interval, runs]
 
 
 @dataclass
@@ -163,9 +163,10 @@ class Table:
     summary: bool = False
 
     def _repr_markdown_(self) -> str:
-        lines = ["| claim | predicted | measured | interval | runs | verdict |", "|:--|--:|--:|:-:|--:|:--|"]
+        lines = ["| claim | verdict | predicted | measured | interval | runs |", "|:--|:--|--:|--:|:-:|--:|"]
         for r in self.records:
-            name = f"**{r.claim.id}** {r.part}"
+            part = re.sub(" ([=<]) ", "\u00a0\\1\u00a0", r.part)  # "d = 40" stays on one line
+            name = f"**{r.claim.id}** {part}"
             name = f'<a href="#{r.anchor}">{name}</a>' if self.summary else f'<span id="{r.anchor}"></span>{name}'
             lines.append(f"| {' | '.join([name, *r.row()])} |")
         return "\n".join(lines)

@@ -45,7 +45,7 @@ class Runtime:
     seed: int
     key: str = ""
 
-    def size(self, *, smoke: T, standard: T, paper: T) -> T:
+    def size(self, smoke: T, standard: T, paper: T) -> T:
         """The value for the present preset: seconds a chapter, two minutes a chapter, published sizes."""
         return {"smoke": smoke, "standard": standard, "paper": paper}[self.preset]
 
