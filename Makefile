@@ -72,7 +72,7 @@ test: $(READY)
 	$(PYTEST) -n auto --ignore tests/book --cov=deeplimits --cov-report=term-missing:skip-covered --cov-fail-under=95 tests
 	$(RUN_CHAPTERS)
 	$(call jupyter-book,html,_build/test)
-	DEEPLIMITS_SITE=_build/test/_build/html $(PYTEST) -n auto --dist worksteal -rs tests/book
+	DEEPLIMITS_SITE=_build/test/_build/html $(PYTEST) -n auto --dist worksteal -rs --tb=short tests/book
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks

@@ -118,4 +118,4 @@ def test_registry_is_whole():
     for claim in found.values():
         assert claim.paper in ("marion", "hayou", "chizat") and claim.kind in claims.KINDS
         assert claim.statement.count("$") % 2 == 0 and claim.title and claim.source
-        assert (claim.kind == "correction") == claim.id.startswith("E")
+        assert claim.kind != "correction" or claim.id.startswith("E")

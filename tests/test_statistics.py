@@ -28,6 +28,9 @@ def test_mean_and_variance_by_hand():
     assert (m.value, m.standard_error, m.samples, m.diverged) == (3.0, pytest.approx((14 / 3 / 4) ** 0.5), 4, 0)
     assert m.interval(2) == (pytest.approx(3 - 2 * m.standard_error), pytest.approx(3 + 2 * m.standard_error))
     assert v.value == pytest.approx(14 / 3)
+    assert v.standard_error == pytest.approx(((24.5 - (14 / 3) ** 2) / 4) ** 0.5)
+    d = statistics.difference(x, torch.tensor([1.0, 3.0]))
+    assert (d.value, d.standard_error) == (1.0, pytest.approx((14 / 3 / 4 + 1) ** 0.5))
 
 
 def test_intervals_cover_as_often_as_they_say(generator):
@@ -37,7 +40,8 @@ def test_intervals_cover_as_often_as_they_say(generator):
     assert abs(coverage([statistics.variance(x) for x in runs], 1.0, 2) - 0.9545) < 0.035  # asymptotic
     assert coverage([statistics.proportion(x > 1) for x in runs], stats.norm.sf(1), 2) > 0.9545 - 0.023  # conservative
     assert abs(coverage([statistics.distance(x, stats.norm.cdf) for x in runs], 0.0, 2) - 0.9545) < 0.023
-    pairs = zip(runs[::2], runs[1::2], strict=True)
+    pairs = list(zip(runs[::2], runs[1::2], strict=True))
+    assert abs(coverage([statistics.difference(x, 2 * y) for x, y in pairs], 0.0, 2) - 0.9545) < 0.033
     assert coverage([statistics.distance(x, y) for x, y in pairs], 0.0, 2) > 0.9545 - 0.033
 
 
@@ -71,7 +75,7 @@ def test_diverged_runs_are_counted_and_left_out(generator):
     x = torch.tensor([1.0, float("inf"), 3.0, float("nan")])
     assert (statistics.mean(x).value, statistics.mean(x).samples, statistics.mean(x).diverged) == (2.0, 2, 2)
     assert statistics.variance(x).diverged == 2 and statistics.distance(x, stats.norm.cdf).diverged == 2
-    assert statistics.distance(x, x).diverged == 4
+    assert statistics.distance(x, x).diverged == 4 and statistics.difference(x, x).diverged == 4
     assert statistics.power_law([1, 2], [x, x], generator).diverged == 4
 
 

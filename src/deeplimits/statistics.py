@@ -43,6 +43,13 @@ def mean(x: Tensor) -> Estimate:
     return _normal(x.mean(), x.std(ddof=1) / sqrt(n), n, diverged)
 
 
+def difference(x: Tensor, y: Tensor) -> Estimate:
+    """mean(x) - mean(y) of two independent samples, with Welch's standard error."""
+    a, b = mean(x), mean(y)
+    n, diverged = min(a.samples, b.samples), a.diverged + b.diverged
+    return _normal(a.value - b.value, sqrt(a.standard_error**2 + b.standard_error**2), n, diverged)
+
+
 def variance(x: Tensor) -> Estimate:
     """The variance of one number a run; its standard error comes from the fourth central moment."""
     x, diverged = _finite(x)
@@ -146,4 +153,4 @@ def _kind(x: object) -> str:
     return f"a tensor of {x.dtype}, shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
 
 
-__all__ = ["Estimate", "distance", "exact", "false_alarm", "mean", "power_law", "proportion", "variance"]
+__all__ = ["Estimate", "difference", "distance", "exact", "false_alarm", "mean", "power_law", "proportion", "variance"]
