@@ -16,6 +16,7 @@ PYTEST := $(BIN)/python -m pytest -q
 TIMEOUT_smoke := 120
 TIMEOUT_standard := 1200
 TIMEOUT_paper := 86400
+$(if $(TIMEOUT_$(PRESET)),,$(error PRESET must be smoke, standard or paper, got '$(PRESET)'))
 
 # $(call jupyter-book,BUILDER,FOLDER): build from the executed chapters, from scratch, warnings are errors.
 define jupyter-book

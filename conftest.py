@@ -15,6 +15,8 @@ from nbval.plugin import IPyNbCell, IPyNbFile
 
 import book_cache
 
+collect_ignore_glob = ["chapters/**/*.ipynb", "chapters/*.ipynb"]  # a reader's own copies
+
 
 def pytest_configure(config):
     """Refuse a bad preset, seed or device here, in one line, and make the cache before workers share it."""

@@ -38,7 +38,7 @@ def title_proofs(app, doctree) -> None:
 def write_start_page(app, exception) -> None:
     if not exception and app.builder.name == "html":
         page = app.builder.get_target_uri(app.config.root_doc)
-        (app.outdir / "index.html").write_text(REDIRECT.format(title=app.config.project, page=page), "utf8")
+        (app.outdir / "index.html").write_text(REDIRECT.format(title=app.config.html_title, page=page), "utf8")
 
 
 def setup(app) -> dict:

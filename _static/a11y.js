@@ -10,9 +10,12 @@ document.addEventListener("DOMContentLoaded", () => {
   contents?.setAttribute("role", "complementary");
   contents?.setAttribute("aria-label", "Table of contents");
 
+  // a notebook is to be saved, not shown
+  document.querySelectorAll('a[href$=".ipynb"]').forEach((e) => e.setAttribute("download", ""));
+
   // what scrolls sideways can be reached with the keyboard
   const reach = () =>
-    document.querySelectorAll(".pst-scrollable-table-container, pre, div.math").forEach((e) => {
+    document.querySelectorAll(".pst-scrollable-table-container, pre, div.math, .scorecard p").forEach((e) => {
       if (e.scrollWidth > e.clientWidth) e.tabIndex = 0;
     });
   reach();

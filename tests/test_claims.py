@@ -14,12 +14,14 @@ def measured(value, error=1.0, diverged=0):
     return statistics.Estimate(value, error, 100, diverged, lambda z: (value - z * error, value + z * error))
 
 
+def recorded(predicted, estimate, printed=None, part="part"):
+    ledger = Ledger("scaling/stability")
+    ledger.record("M-03", part, predicted, estimate, printed=printed)
+    return ledger.records["M-03", part]
+
+
 def verdict(predicted, estimate, printed=None):
-    return (
-        Ledger("scaling/stability")
-        .record("M-03", "part", predicted=predicted, measured=estimate, printed=printed)
-        .verdict
-    )
+    return recorded(predicted, estimate, printed).verdict
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,26 @@ def test_rows_show_as_many_digits_as_the_interval_deserves():
     assert a == ["✓ holds", "0.62889", "0.6261", "0.6205 … 0.6318", "100"]
     assert b == ["✓ holds", "≤ 4 (printed: 9.000)", "0.50", "0.10 … 0.90", "100"]
     assert c[:2] == ["✗ fails", "≥ 2"] and c[4] == "100 (3 diverged)"
-    assert d[3] == "exact"
+    assert d[1:4] == ["0", "0", "exact"]
+
+
+def test_a_rounded_zero_has_no_sign():
+    assert recorded(-1e-9, measured(-1e-9, 0.01)).row()[1:4] == ["0.0000", "0.000", "−0.040 … 0.040"]
+
+
+def test_one_line_a_claim_says_whether_all_its_measurements_hold():
+    ledger = Ledger("scaling/stability")
+    for part, value in [("a", 0.0), ("b", 100.0)]:
+        ledger.record("M-03", part, 0.0, measured(value))
+    ledger.record("M-04", "a", 0.0, measured(0.0))
+    m03, m04 = ledger.verdicts().data.splitlines()[2:]
+    assert m03.startswith("| **M-03** ") and m03.endswith("| ✗ fails | 2 |") and m04.endswith("| ✓ holds | 1 |")
 
 
 def test_tables_render_and_link():
     ledger = Ledger("scaling/stability")
-    record = ledger.record("M-03", "β = 1/2, L = 10", predicted=0.0, measured=measured(0.0))
+    ledger.record("M-03", "β = 1/2, L = 10", predicted=0.0, measured=measured(0.0))
+    record = ledger.records["M-03", "β = 1/2, L = 10"]
     assert record.anchor == "claim-m-03-1-2-l-10"
     assert f'<span id="{record.anchor}">' in ledger.show("M-03")._repr_markdown_()
     assert f'href="#{record.anchor}"' in ledger.table()._repr_markdown_()

@@ -19,12 +19,15 @@ from importlib.resources import files
 from math import floor, inf, isfinite, isnan, log10
 from types import MappingProxyType
 
+from IPython.display import Markdown
+
 from deeplimits.checks import one_of
 from deeplimits.statistics import Estimate, false_alarm
 
 MIME = "application/vnd.deeplimits.claims+json"
 KINDS = ("theorem", "figure", "correction", "beyond")
 HOLD, REJECT = 4.0, 5.0  # standard errors: to stand by a prediction, to reject what is printed
+SIGNS = {"holds": "✓ holds", "fails": "✗ fails"}
 Range = tuple[float, float]
 
 
@@ -103,14 +106,13 @@ class Record:
         low, high = m.interval(HOLD)
         # as many decimals as show two digits of the interval's half-width, or four digits of an exact number
         scale = abs(m.value) * 1e-2 if _is_exact(m) else (high - low) / 2
-        digits = min(max(0, 1 - floor(log10(scale))), 6) if 0 < scale < inf else 4
+        digits = min(max(0, 1 - floor(log10(scale))), 6) if 1e-9 < scale < inf else 4
         predicted = _range(self.prediction, digits + 1)
         if self.printed is not None:
             predicted += f" (printed: {_range(self.printed, digits + 1)})"
         interval = "exact" if _is_exact(m) else f"{_number(low, digits)} … {_number(high, digits)}"
         runs = f"{m.samples:,}".replace(",", " ") + (f" ({m.diverged} diverged)" if m.diverged else "")
-        sign = {"holds": "✓ holds", "fails": "✗ fails"}[self.verdict]
-        return [sign, predicted, _number(m.value, digits), interval, runs]
+        return [SIGNS[self.verdict], predicted, _number(m.value, digits), interval, runs]
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Ledger:
         measured: Estimate,
         *,
         printed: float | Range | None = None,
-    ) -> Record:
+    ) -> None:
         """Compare ``measured`` with ``predicted``, and with what the source printed if that is different.
 
         A range (low, high) stands for an inequality; ``(-inf, b)`` is a bound from above. Recording the
@@ -142,16 +144,24 @@ class Ledger:
             raise TypeError(
                 f"measured must be an Estimate, got {type(measured).__name__}; make one with deeplimits.statistics"
             )
-        record = Record(registry()[id], part, self.chapter, _as_range(predicted), measured, _as_range(printed))
-        self.records[id, part] = record
-        return record
+        claim, predicted, printed = registry()[id], _as_range(predicted), _as_range(printed)
+        self.records[id, part] = Record(claim, part, self.chapter, predicted, measured, printed)
 
     def show(self, *ids: str) -> "Table":
         """The rows recorded so far for ``ids``, to be the last expression of a cell."""
         return Table([r for r in self.records.values() if r.claim.id in ids])
 
+    def verdicts(self) -> Markdown:
+        """One line a claim: its title, how many measurements it has, and whether all of them hold."""
+        lines = ["| claim | verdict | measurements |", "|:--|:--|--:|"]
+        for claim in dict.fromkeys(r.claim for r in self.records.values()):
+            rows = [r for r in self.records.values() if r.claim == claim]
+            verdict = "fails" if any(r.verdict == "fails" for r in rows) else "holds"
+            lines.append(f"| **{claim.id}** {claim.title} | {SIGNS[verdict]} | {len(rows)} |")
+        return Markdown("\n".join(lines))
+
     def table(self) -> "Table":
-        """All rows of the chapter, with the JSON from which the scorecard is made."""
+        """All rows of the chapter, linked to where they stand, with the JSON from which the scorecard is made."""
         return Table(list(self.records.values()), summary=True)
 
 
@@ -204,7 +214,10 @@ def _is_exact(m: Estimate) -> bool:
 def _number(x: float, digits: int) -> str:
     if not isfinite(x):
         return {inf: "∞", -inf: "−∞"}.get(x, "NaN")
-    return f"{x:.2e}" if abs(x) >= 1e6 else f"{x:.{digits}f}".replace("-", "−")
+    if not x:
+        return "0"
+    text = f"{x:.2e}" if abs(x) >= 1e6 else f"{x:.{digits}f}"
+    return text.replace("-", "−" if float(text) else "")  # no minus in front of a rounded zero
 
 
 def _range(r: Range, digits: int) -> str:
