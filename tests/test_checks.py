@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deeplimits.checks import finite, one_of, positive_integer
+from deeplimits.checks import finite, instance, one_of, positive_integer
 
 
 @pytest.mark.parametrize("value", [1, 40, np.int64(7)])
@@ -36,3 +36,9 @@ def test_one_of():
     assert one_of("preset", "smoke", ["smoke", "paper"]) == "smoke"
     with pytest.raises(ValueError, match=r"preset must be one of 'smoke', 'paper', got 'Smoke'; check the spelling"):
         one_of("preset", "Smoke", ["smoke", "paper"])
+
+
+def test_instance():
+    instance("phi", 3, int, "pass an int")
+    with pytest.raises(TypeError, match="phi must be of type int, got 'relu'; pass an int"):
+        instance("phi", "relu", int, "pass an int")

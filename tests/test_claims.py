@@ -61,7 +61,7 @@ def test_unknown_ids_and_bare_numbers_are_refused():
     ledger = Ledger("scaling/stability")
     with pytest.raises(KeyError, match="unknown claim id 'M-99'"):
         ledger.record("M-99", "part", predicted=0.0, measured=measured(0.0))
-    with pytest.raises(TypeError, match="measured must be an Estimate, got float"):
+    with pytest.raises(TypeError, match="measured must be of type Estimate, got float"):
         ledger.record("M-03", "part", predicted=0.0, measured=0.0)
     for bad in [(1.0, 0.0), nan, (0.0, nan)]:
         with pytest.raises(ValueError, match="a prediction must be a number or a range"):

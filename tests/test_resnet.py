@@ -180,6 +180,14 @@ def test_shapes_that_do_not_fit_are_refused(h, layers, message):
         resnet.forward(h, layers, resnet.simple(relu), 1.0)
 
 
+def test_names_in_place_of_families_and_activations_are_refused(generator):
+    with pytest.raises(TypeError, match=r"family must be of type Family, got 'simple'; make one with original\(\)"):
+        resnet.forward(torch.ones(1, 1, 1), [(torch.ones(1, 1, 1),)], "simple", 1.0)
+    for call in (resnet.simple, resnet.parametric, lambda phi: resnet.projection(1, 1, 1, 1.0, generator, phi=phi)):
+        with pytest.raises(TypeError, match="phi must be of type Activation, got 'relu'; take one from"):
+            call("relu")
+
+
 def test_adjoint_wants_the_whole_path():
     with pytest.raises(ValueError, match="one state more than layers, got 1 states and 1 layers"):
         resnet.adjoint(torch.ones(1, 1, 1), [torch.ones(1, 1, 1)], [(torch.ones(1, 1, 1),)], resnet.simple(relu), 1.0)

@@ -7,7 +7,7 @@ from math import pi, sqrt
 import torch
 from torch import Tensor
 
-from deeplimits.checks import finite, one_of
+from deeplimits.checks import finite
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,6 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
 relu = piecewise_linear(1.0, 0.0, "relu")
 identity = piecewise_linear(1.0, 1.0, "identity")
 tanh = Activation("tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2)
-
-_NAMED = {activation.name: activation for activation in (relu, identity, tanh)}
-
-
-def get(name: str) -> Activation:
-    """The activation called ``name``: relu, identity or tanh. ValueError for any other name."""
-    return _NAMED[one_of("activation", name, _NAMED)]
 
 
 def _mean_square(slopes: tuple[float, float]) -> float:

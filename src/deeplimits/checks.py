@@ -27,6 +27,13 @@ def finite(name: str, value: object) -> float:
     return float(value)
 
 
+def instance(name: str, value: object, kind: type, cure: str) -> None:
+    """TypeError, ending in ``cure``, if ``value`` is no instance of ``kind``."""
+    if not isinstance(value, kind):
+        found = repr(value) if isinstance(value, str) else type(value).__name__
+        raise TypeError(f"{name} must be of type {kind.__name__}, got {found}; {cure}")
+
+
 def one_of(name: str, value: object, options: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``options``; ValueError otherwise."""
     options = tuple(options)

@@ -21,7 +21,7 @@ from types import MappingProxyType
 
 from IPython.display import Markdown
 
-from deeplimits.checks import one_of
+from deeplimits.checks import instance, one_of
 from deeplimits.statistics import Estimate, false_alarm
 
 MIME = "application/vnd.deeplimits.claims+json"
@@ -140,10 +140,7 @@ class Ledger:
         """
         if id not in registry():
             raise KeyError(f"unknown claim id {id!r}: it must be one of the tables of claims.toml; add it there first")
-        if not isinstance(measured, Estimate):
-            raise TypeError(
-                f"measured must be an Estimate, got {type(measured).__name__}; make one with deeplimits.statistics"
-            )
+        instance("measured", measured, Estimate, "make one with deeplimits.statistics")
         claim, predicted, printed = registry()[id], _as_range(predicted), _as_range(printed)
         self.records[id, part] = Record(claim, part, self.chapter, predicted, measured, printed)
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from deeplimits.activations import Activation, relu
-from deeplimits.checks import finite, positive_integer
+from deeplimits.checks import finite, instance, positive_integer
 
 Layer = Sequence[Tensor]
 
@@ -42,6 +42,7 @@ class Family:
 
 def parametric(phi: Activation) -> Family:
     """g(h, W, b) = phi(W h + b); the bias may be left out."""
+    instance("phi", phi, Activation, "take one from deeplimits.activations, such as relu")
 
     def g(h: Tensor, W: Tensor, b: Tensor | float = 0.0) -> Tensor:
         return phi.f(h @ W.mT + b)
@@ -63,6 +64,7 @@ def original() -> Family:
 
 def simple(phi: Activation) -> Family:
     """g(h) = phi(h): one matrix a block. Hayou's architecture."""
+    instance("phi", phi, Activation, "take one from deeplimits.activations, such as relu")
     return Family("simple", phi.f, lambda h, q: phi.df(h) * q, lambda h, p: phi.df(h) * p)
 
 
@@ -79,7 +81,7 @@ def general(g: Callable[..., Tensor]) -> Family:
 def states(h: Tensor, layers: Iterable[Layer], family: Family, scale: float | Tensor) -> Iterator[Tensor]:
     """h_0, h_1, ..., h_L one by one, each of shape (networks, inputs, width)."""
     yield h
-    for V, *theta in _checked(layers, h):
+    for V, *theta in _checked(layers, h, family):
         h = h + scale * (family.g(h, *theta) @ V.mT)
         yield h
 
@@ -95,7 +97,7 @@ def tangent(
     q: Tensor, path: Sequence[Tensor], layers: Iterable[Layer], family: Family, scale: float | Tensor
 ) -> Tensor:
     """q_L = (dh_L/dh_0) q_0 along ``path`` = (h_0, ..., h_L), as q_{k+1} = q_k + scale V (dg/dh) q_k."""
-    for h, (V, *theta) in zip(path, _checked(layers, q), strict=False):
+    for h, (V, *theta) in zip(path, _checked(layers, q, family), strict=False):
         q = q + scale * (family.push(h, q, *theta) @ V.mT)
     return q
 
@@ -113,7 +115,7 @@ def adjoint(
             f"path must hold one state more than layers, got {len(path)} states and {len(layers)} layers; "
             "pass path = list(states(...)) and layers = list(...)"
         )
-    for h, (V, *theta) in zip(reversed(path[:-1]), _checked(reversed(layers), p), strict=True):
+    for h, (V, *theta) in zip(reversed(path[:-1]), _checked(reversed(layers), p, family), strict=True):
         p = p + scale * family.pull(h, p @ V, *theta)
     return p
 
@@ -158,6 +160,7 @@ def projection(
     """
     networks, depth = positive_integer("networks", networks), positive_integer("depth", depth)
     d, scale = positive_integer("width", width), finite("scale", scale)
+    instance("phi", phi, Activation, "take one from deeplimits.activations, such as relu")
     if phi.slopes is None:
         raise ValueError(f"phi must be positively homogeneous, got {phi.name}; use piecewise_linear, or forward")
     a2, b2 = (slope**2 for slope in phi.slopes)
@@ -185,8 +188,9 @@ def projection(
     return Projection(along, across)
 
 
-def _checked(layers: Iterable[Layer], h: Tensor) -> Iterator[Layer]:
-    """The layers, after a look at the shapes; torch would broadcast some wrong ones in silence."""
+def _checked(layers: Iterable[Layer], h: Tensor, family: Family) -> Iterator[Layer]:
+    """The layers, after a look at types and shapes; torch would broadcast some wrong ones in silence."""
+    instance("family", family, Family, "make one with original(), parametric(phi), simple(phi) or general(g)")
     if not isinstance(h, Tensor) or h.dim() != 3:
         found = f"shape {tuple(h.shape)}" if isinstance(h, Tensor) else type(h).__name__
         raise ValueError(
