@@ -142,13 +142,14 @@ def rows(chapters: list[Chapter], paper: str) -> str:
         for chapter, records in tested(chapters, claim.id):
             number = f"{len(records)} measurement{'s' if len(records) > 1 else ''}"
             places.append(f"{{ref}}`{chapter.title} <{chapter.key}#{records[0]['anchor']}>` ({number})")
+        where = f"Tested in: {', '.join(places)}" if places else f"To be tested in: {claim.chapter}"
         lines += [
             f"* - **{claim.id}**\\",
             f"    {claim.kind}\\",
             f"    {SIGNS[verdict(chapters, claim.id)]}",
             f"  - **{claim.title}.** {' '.join(claim.statement.split())}",
             "",
-            f"    Source: {claim.source}. Tested in: {', '.join(places) or '–'}",
+            f"    Source: {claim.source}. {where}",
         ]
     return "```{list-table}\n:header-rows: 1\n:widths: 15 85\n:class: scorecard\n\n" + "\n".join(lines) + "\n```"
 
