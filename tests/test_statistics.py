@@ -26,15 +26,22 @@ def test_mean_and_variance_by_hand():
     x = torch.tensor([1.0, 2.0, 3.0, 6.0])
     m, v = statistics.mean(x), statistics.variance(x)
     assert (m.value, m.standard_error, m.samples, m.diverged) == (3.0, pytest.approx((14 / 3 / 4) ** 0.5), 4, 0)
-    assert m.interval(2) == (pytest.approx(3 - 2 * m.standard_error), pytest.approx(3 + 2 * m.standard_error))
+    half = stats.t.isf(statistics.false_alarm(2) / 2, 3) * m.standard_error
+    assert m.interval(2) == (pytest.approx(3 - half), pytest.approx(3 + half))
     assert v.value == pytest.approx(14 / 3)
     assert v.standard_error == pytest.approx(((24.5 - (14 / 3) ** 2) / 4) ** 0.5)
     d = statistics.difference(x, torch.tensor([1.0, 3.0]))
     assert (d.value, d.standard_error) == (1.0, pytest.approx((14 / 3 / 4 + 1) ** 0.5))
+    low, high = stats.ttest_ind([1, 2, 3, 6], [1, 3], equal_var=False).confidence_interval(
+        1 - statistics.false_alarm(2)
+    )
+    assert d.interval(2) == (pytest.approx(low), pytest.approx(high))
 
 
 def test_intervals_cover_as_often_as_they_say(generator):
     """2000 replicates; the share that covers at z = 2 (95.4 %) stays within 5 standard errors = 2.3 %."""
+    few = [normal(generator, 5) for _ in range(2000)]
+    assert abs(coverage([statistics.mean(x) for x in few], 0.0, 2) - 0.9545) < 0.023
     runs = [normal(generator, 200) for _ in range(2000)]
     assert abs(coverage([statistics.mean(x) for x in runs], 0.0, 2) - 0.9545) < 0.023
     assert abs(coverage([statistics.variance(x) for x in runs], 1.0, 2) - 0.9545) < 0.035  # asymptotic

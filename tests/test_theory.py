@@ -72,6 +72,28 @@ def test_log_growth_in_width_two_against_the_harmonic_mean_value(scale):
     assert theory.log_growth(2, scale) == pytest.approx(value, abs=1e-9)
 
 
+@pytest.mark.parametrize("depth", [10, 1000])
+def test_mean_norm_in_width_one_against_the_product_normal_law(depth):
+    scale = depth**-0.25
+
+    def integrand(z):
+        return special.k0(abs(z)) / pi * abs(1 + scale * z)
+
+    pieces = [(-60, -1 / scale), (-1 / scale, 0), (0, 60)]
+    mean = sum(integrate.quad(integrand, a, b, limit=500, epsabs=1e-13)[0] for a, b in pieces)
+    assert theory.mean_norm(depth, 1, 0.25) == pytest.approx(((1 + mean) / 2) ** depth, rel=1e-9)
+
+
+@pytest.mark.parametrize(("d", "depth", "beta"), [(2, 1, 0.0), (5, 4, 0.0), (40, 4, 0.0), (100, 50, 0.5)])
+def test_mean_norm_against_simulation(d, depth, beta, generator):
+    norms = resnet.projection(50_000, depth, d, depth**-beta, generator).norm
+    assert close(statistics.mean(norms), theory.mean_norm(depth, d, beta))
+
+
+def test_mean_norm_tends_to_the_log_normal_mean():
+    assert theory.mean_norm(10**5, 100, 0.5) == pytest.approx(exp(1 / 4 - 1 / 400), rel=1e-5)
+
+
 @pytest.mark.parametrize("d", [1, 3, 10, 40])
 def test_log_growth_against_simulation(d, generator):
     logs = 2 * resnet.projection(200_000, 1, d, 1.0, generator).norm.log()

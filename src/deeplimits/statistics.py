@@ -8,7 +8,7 @@ averaged in; what that means for a verdict is decided in ``claims``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import erfc, nan, sqrt
+from math import erfc, inf, nan, sqrt
 
 import numpy as np
 import torch
@@ -35,19 +35,20 @@ def false_alarm(z: float) -> float:
 
 
 def mean(x: Tensor) -> Estimate:
-    """The mean of one number a run, with its normal interval (two runs at least)."""
+    """The mean of one number a run, with Student's interval (two runs at least)."""
     x, diverged = _finite(x)
     n = x.size
     if n < 2:
         return Estimate(nan, nan, n, diverged, lambda z: (nan, nan))
-    return _normal(x.mean(), x.std(ddof=1) / sqrt(n), n, diverged)
+    return _student(x.mean(), x.std(ddof=1) / sqrt(n), n - 1, n, diverged)
 
 
 def difference(x: Tensor, y: Tensor) -> Estimate:
-    """mean(x) - mean(y) of two independent samples, with Welch's standard error."""
+    """mean(x) - mean(y) of two independent samples, with Welch's interval."""
     a, b = mean(x), mean(y)
-    n, diverged = min(a.samples, b.samples), a.diverged + b.diverged
-    return _normal(a.value - b.value, sqrt(a.standard_error**2 + b.standard_error**2), n, diverged)
+    u, v = a.standard_error**2, b.standard_error**2
+    freedom = (u + v) ** 2 / (u**2 / (a.samples - 1) + v**2 / (b.samples - 1)) if u + v > 0 else inf
+    return _student(a.value - b.value, sqrt(u + v), freedom, min(a.samples, b.samples), a.diverged + b.diverged)
 
 
 def variance(x: Tensor) -> Estimate:
@@ -57,7 +58,7 @@ def variance(x: Tensor) -> Estimate:
     if n < 2:
         return Estimate(nan, nan, n, diverged, lambda z: (nan, nan))
     s2, m4 = x.var(ddof=1), ((x - x.mean()) ** 4).mean()
-    return _normal(s2, sqrt(max(m4 - s2**2, 0.0) / n), n, diverged)
+    return _student(s2, sqrt(max(m4 - s2**2, 0.0) / n), inf, n, diverged)
 
 
 def proportion(hits: Tensor) -> Estimate:
@@ -130,12 +131,19 @@ def power_law(
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
     logs = np.stack([np.log(rng.choice(x, (resamples, x.size)).mean(1)) for x, _ in kept], 1)
     slope = float(weights @ [np.log(x.mean()) for x, _ in kept])
-    return _normal(slope, (logs @ weights).std(ddof=1), min(x.size for x, _ in kept), sum(k for _, k in kept))
+    error, n = (logs @ weights).std(ddof=1), min(x.size for x, _ in kept)
+    return _student(slope, error, inf, n, sum(k for _, k in kept))
 
 
-def _normal(value: float, error: float, n: int, diverged: int) -> Estimate:
+def _student(value: float, error: float, freedom: float, n: int, diverged: int) -> Estimate:
+    """An estimate whose interval widens with few degrees of freedom, to keep its false-alarm rate."""
     value, error = float(value), float(error)
-    return Estimate(value, error, n, diverged, lambda z: (value - z * error, value + z * error))
+
+    def interval(z: float) -> tuple[float, float]:
+        half = error * (z if freedom == inf else stats.t.isf(false_alarm(z) / 2, freedom))
+        return value - half, value + half
+
+    return Estimate(value, error, n, diverged, interval)
 
 
 def _finite(x: Tensor) -> tuple[np.ndarray, int]:

@@ -7,6 +7,7 @@ variance. [M] is Marion, Fermanian, Biau and Vert; what carries no [M] is derive
 from math import exp, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
+from scipy import special
 
 from deeplimits.activations import Activation, relu
 from deeplimits.checks import finite, positive_integer
@@ -60,23 +61,45 @@ def stability_bounds(width: int, delta: float) -> tuple[float, float]:
 def log_growth(width: int, scale: float) -> float:
     """E log(||h_{k+1}||^2/||h_k||^2) for an Original block with Gaussian weights, to about 1e-10.
 
-    One block multiplies ||h||^2 by |e + c Z|^2, with e a unit vector, Z ~ N(0, I_d), c^2 = scale^2 T/d^2 and
+    One block multiplies ||h||^2 by R = |e + c Z|^2, with e a unit vector, Z ~ N(0, I_d), c^2 = scale^2 T/d^2 and
     T = ||relu(z)||^2 for z ~ N(0, I_d) (see ``resnet.projection``). Frullani's integral turns the logarithm
     into E log R = int_0^inf (e^-t - E e^(-tR)) dt/t, where the Gaussian integral is closed:
-    E e^(-tR) = (1 + 2 c^2 t)^(-d/2) exp(-t/(1 + 2 c^2 t)). Both integrals, over t and over the law of T, are
-    taken by the trapezoidal rule in the logarithm, which converges exponentially.
+    E e^(-tR) = (1 + 2 c^2 t)^(-d/2) exp(-t/(1 + 2 c^2 t)). It is taken by the trapezoidal rule in log t, which
+    converges exponentially.
     """
-    d, scale = positive_integer("width", width), finite("scale", scale)
+    T, weights = _law_of_relu_square(width)
+    c2 = finite("scale", scale) ** 2 * T / width**2
+    t = np.exp(np.arange(-40.0, 90.0, 0.1))[:, None]
+    spread = 1 + 2 * c2 * t
+    drift = np.exp(-t) - np.exp(-t / spread - width / 2 * np.log(spread))
+    return float(drift.sum(0) * 0.1 @ weights)
+
+
+def mean_norm(depth: int, width: int, beta: float) -> float:
+    """E ||h_L|| / ||h_0|| for Original blocks with Gaussian weights, to about 1e-12 a block.
+
+    The L-th power of E sqrt(R), R as in :func:`log_growth`: the mean of a non-central chi variable is a
+    confluent hypergeometric function.
+    """
+    d, depth = positive_integer("width", width), positive_integer("depth", depth)
+    T, weights = _law_of_relu_square(d)
+    c = residual_scale(depth, beta) * np.sqrt(T) / d
+    constant = sqrt(2) * exp(lgamma((d + 1) / 2) - lgamma(d / 2))
+    mean_root = constant * c * special.hyp1f1(-0.5, d / 2, -1 / (2 * c**2))
+    return float((1 + (mean_root - 1) @ weights) ** depth)
+
+
+def _law_of_relu_square(width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights for expectations over T = ||relu(z)||^2, z ~ N(0, I_d), of functions that vanish at T = 0.
+
+    The trapezoidal rule in log T; the atom at T = 0 (no active unit) contributes nothing.
+    """
+    d = positive_integer("width", width)
     step = min(0.05, 0.5 / sqrt(d))
-    u = np.arange(-60.0, log(40.0 * d) + 8, step)  # log T
+    u = np.arange(-60.0, log(40.0 * d) + 8, step)
     density = sum(exp(_log_binomial(d, k)) * _chi2_density_in_log(u, k) for k in range(1, d + 1))
     keep = density > 1e-20
-    c2 = scale**2 * np.exp(u[keep]) / d**2
-    v = np.arange(-40.0, 90.0, 0.1)[:, None]  # log t
-    t = np.exp(v)
-    spread = 1 + 2 * c2 * t
-    drift = np.exp(-t) - np.exp(-t / spread - d / 2 * np.log(spread))
-    return float(drift.sum(0) * 0.1 @ (density[keep] * step))
+    return np.exp(u[keep]), density[keep] * step
 
 
 def _log_binomial(n: int, k: int) -> float:
