@@ -101,6 +101,17 @@ def test_rows_show_as_many_digits_as_the_interval_deserves():
     assert d[1:4] == ["0", "0", "exact"]
 
 
+def test_a_bar_in_a_label_does_not_break_the_table():
+    ledger = Ledger("scaling/stability")
+    ledger.record("M-03", "mean of |p|", 0.0, measured(0.0))
+    (row,) = ledger.show("M-03")._repr_markdown_().splitlines()[2:]
+    assert "mean of \\|p\\|" in row and row.replace("\\|", "").count("|") == 7
+
+
+def test_a_range_narrower_than_its_digits_is_shown_as_a_number():
+    assert recorded((0.56249, 0.56251), measured(0.5625)).row()[1] == "0.5625"
+
+
 def test_a_rounded_zero_has_no_sign():
     assert recorded(-1e-9, measured(-1e-9, 0.01)).row()[1:4] == ["0.0000", "0.000", "−0.040 … 0.040"]
 

@@ -173,6 +173,7 @@ class Table:
         lines = ["| claim | verdict | predicted | measured | interval | runs |", "|:--|:--|--:|--:|:-:|--:|"]
         for r in self.records:
             part = re.sub(" ([=<]) ", "\u00a0\\1\u00a0", r.part)  # "d = 40" stays on one line
+            part = part.replace("|", "\\|")  # a bar would end the cell
             name = f"**{r.claim.id}** {part}"
             name = f'<a href="#{r.anchor}">{name}</a>' if self.summary else f'<span id="{r.anchor}"></span>{name}'
             lines.append(f"| {' | '.join([name, *r.row()])} |")
@@ -222,6 +223,8 @@ def _range(r: Range, digits: int) -> str:
     if low == high:
         return _number(low, digits)
     low, high = (f"{x:.4g}".replace("-", "−") if isfinite(x) else _number(x, 0) for x in r)
+    if low == high:  # to the digits shown
+        return low
     return f"≤ {high}" if r[0] == -inf else f"≥ {low}" if r[1] == inf else f"{low} … {high}"
 
 
