@@ -15,10 +15,14 @@ OPEN_SOLUTIONS = "() => document.querySelectorAll('details:not(.hide)').forEach(
 
 def main(source: Path, target: Path) -> None:
     root = next(folder for folder in source.resolve().parents if (folder / "_static").is_dir())
-    draft = target.with_suffix(".part")
+    # Sphinx writes the page where the start page stands, but its links begin at the root of the site; and it
+    # makes no search index for a single page
+    (root / "book.html").write_bytes(source.read_bytes())
+    draft, missing = target.with_suffix(".part"), []
     with serve(root) as address, chromium() as browser:
         page = browser.new_page()
-        page.goto(address + source.resolve().relative_to(root).as_posix(), wait_until="load")
+        page.on("response", lambda a: a.ok or a.url.endswith("searchindex.js") or missing.append(a.url))
+        page.goto(address + "book.html", wait_until="load")
         page.evaluate(TYPESET)
         page.evaluate(OPEN_SOLUTIONS)
         page.wait_for_timeout(1000)  # opened boxes fade in and would print blank
@@ -33,6 +37,8 @@ def main(source: Path, target: Path) -> None:
             outline=True,
             tagged=True,
         )
+    if missing:
+        sys.exit("make pdf: the page could not load all its parts:\n" + "\n".join(missing))
     draft.replace(target)
 
 
