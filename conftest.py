@@ -10,6 +10,7 @@ import time
 import nbformat
 import nbval.plugin
 import pytest
+from filelock import FileLock
 from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
@@ -34,7 +35,18 @@ def pytest_collect_file(file_path, parent):
 
 
 class Kernel(RunningKernel):
-    """A kernel that stores history, without which IPython ignores the ``;`` that silences a cell."""
+    """A kernel that stores history, without which IPython ignores the ``;`` that silences a cell.
+
+    Kernels start one at a time: two that start at the same moment can be given the same port, and then one
+    of them never answers. Another program can still take the port first, so a start that fails is tried again.
+    """
+
+    def __init__(self, *args, **kwargs):
+        with FileLock(book_cache.folder() / "starting.lock"):
+            try:
+                super().__init__(*args, **kwargs)
+            except RuntimeError:
+                super().__init__(*args, **kwargs)
 
     def execute_cell_input(self, source, allow_stdin=None):
         return self.kc.execute(source, allow_stdin=allow_stdin, store_history=True, stop_on_error=False)
