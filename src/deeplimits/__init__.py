@@ -1,7 +1,7 @@
 """Deep residual networks at the limit: a small library behind the book of that name.
 
+Ground      checks        what the public functions ask of their arguments
 Floor 0     runtime       device, dtype, preset and seed of an experiment; the only module that seeds
-            checks        what the public functions ask of their arguments
             activations   scalar non-linearities with derivatives and Gaussian moments
             statistics    estimates with intervals; diverged runs are counted, never averaged
 Floor 1     weights       laws of the weights over depth
