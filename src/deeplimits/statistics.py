@@ -159,6 +159,3 @@ def _finite(x: Tensor) -> tuple[np.ndarray, int]:
 
 def _kind(x: object) -> str:
     return f"a tensor of {x.dtype}, shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-
-
-__all__ = ["Estimate", "difference", "distance", "exact", "false_alarm", "mean", "power_law", "proportion", "variance"]
