@@ -15,7 +15,9 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 import book_cache
+from deeplimits import runtime, sweeps
 
+CHAPTERS = book_cache.ROOT / "chapters"
 collect_ignore_glob = ["chapters/**/*.ipynb", "chapters/*.ipynb"]  # a reader's own copies
 
 
@@ -85,6 +87,7 @@ class Chapter(IPyNbFile):
         for number, (cell, outputs) in enumerate(zip(cells, self.passed, strict=True), 1):
             cell.outputs, cell.execution_count = outputs, number
         book_cache.keep(self.nb, self.path, time.perf_counter() - self.start)
+        sweeps.forget(runtime.chapter(self.path.relative_to(CHAPTERS).with_suffix("").as_posix()))
 
 
 class Cell(IPyNbCell):

@@ -12,8 +12,10 @@ SOURCE = ROOT / "src" / "deeplimits"
 # "claims" in floor 1. A new module must be given a floor here before it can be imported.
 FLOORS = [
     {"checks"},
-    {"runtime", "activations", "statistics"},
+    {"runtime", "activations", "statistics", "data"},
     {"weights", "resnet", "theory", "claims", "plotting"},
+    {"training"},
+    {"sweeps"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")

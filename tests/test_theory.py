@@ -12,7 +12,7 @@ from scipy import integrate, special, stats
 from conftest import ALPHA
 from deeplimits import resnet, statistics, theory
 from deeplimits.activations import identity, piecewise_linear, tanh
-from deeplimits.weights import IID
+from deeplimits.weights import IID, Fractional, Smooth
 
 
 def close(measured, target):
@@ -137,3 +137,62 @@ def test_regimes():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def correlation(law, depth):
+    return law.correlation(torch.arange(depth), depth).numpy()
+
+
+@pytest.mark.parametrize("r", [-1.0, -0.7, 0.0, 0.4, 0.99, 1.0])
+def test_relu_overlap_against_a_double_integral(r):
+    """E relu(X) relu(Y) in polar coordinates of the independent pair: the radius gives 1/pi after its integral."""
+    s = sqrt(1 - r * r)
+    value = integrate.quad(
+        lambda a: max(np.cos(a), 0) * max(r * np.cos(a) + s * np.sin(a), 0) / pi, -pi, pi, limit=200
+    )[0]
+    assert theory.relu_overlap(r) == pytest.approx(value, abs=1e-7)
+
+
+@pytest.mark.parametrize("law", [IID(), Fractional(0.2), Fractional(0.9), Smooth(), Smooth(0.1, "derivative")], ids=str)
+@pytest.mark.parametrize("family", ["original", "simple"])
+def test_first_order_sum_against_brute_force(law, family, generator):
+    depth, networks, width = 30, 4000, 3
+    layers = list(law.layers(depth, networks, width, generator))
+    h = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    inputs = [(W @ h).relu() if family == "original" else h.relu().expand(networks, width) for _, W in layers]
+    total = sum((V @ g[..., None])[..., 0] for (V, _), g in zip(layers, inputs, strict=True))
+    unit = h @ h if family == "original" else h.relu() @ h.relu()
+    measured = statistics.mean((total**2).sum(-1) / unit)
+    assert close(measured, theory.first_order_sum(correlation(law, depth), family))
+
+
+def test_first_order_sums_by_hand():
+    assert theory.first_order_sum(correlation(IID(), 100)) == pytest.approx(50)
+    assert theory.first_order_sum(np.ones(10)) == pytest.approx(50)  # one matrix for all layers: L^2 / 2
+    assert theory.first_order_sum(correlation(Fractional(0.7), 1000), "simple") == pytest.approx(1000**1.4)
+
+
+def test_first_order_constants_of_the_two_smooth_kernels():
+    """The double integral of the kernel over the unit square; the sums differ from it by O(1/L)."""
+    for kernel, constant in [("gaussian", 0.3010), ("derivative", 0.1992)]:
+        law = Smooth(0.1, kernel)
+
+        def density(r, law=law):
+            rho = float(law.correlation(r * 10**6, 10**6))
+            return 2 * (1 - r) * rho * float(theory.relu_overlap(rho))
+
+        root = sqrt(integrate.quad(density, 0, 1, limit=200)[0])
+        assert root == pytest.approx(constant, abs=5e-5)
+        assert theory.first_order_ratio(correlation(law, 20_000), 1.0) == pytest.approx(root, rel=1e-4)
+
+
+def test_finite_size_line_by_hand_and_in_the_limit():
+    assert theory.finite_size_line(correlation(IID(), 1000)) == pytest.approx(log(500) / (2 * log(1000)))
+    assert theory.finite_size_line(correlation(Fractional(0.3), 1000), "simple") == pytest.approx(0.3)
+    gaps = [0.9 - theory.finite_size_line(correlation(Fractional(0.9), L)) for L in (10**3, 10**5)]
+    assert 0 < gaps[1] < gaps[0]
+
+
+def test_an_unknown_family_has_no_first_order_sum():
+    with pytest.raises(ValueError, match="family must be one of 'original', 'simple', got 'general'"):
+        theory.first_order_sum(np.ones(3), "general")

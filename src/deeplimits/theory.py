@@ -1,4 +1,4 @@
-"""What the theorems predict at initialisation with i.i.d. weights, as functions of depth, width and beta.
+"""What the theorems predict at initialisation, as functions of depth, width, beta and the law of the weights.
 
 Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) W symmetric with unit
 variance. [M] is Marion, Fermanian, Biau and Vert; what carries no [M] is derived in the book.
@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special
 
 from deeplimits.activations import Activation, relu
-from deeplimits.checks import finite, positive_integer
+from deeplimits.checks import finite, one_of, positive_integer
 
 VACUOUS_BELOW = 22 * (8 / 3) ** 2  # [M]'s lower bound at beta = 1/2 is negative unless d delta exceeds 1408/9
 
@@ -87,6 +87,40 @@ def mean_norm(depth: int, width: int, beta: float) -> float:
     constant = sqrt(2) * exp(lgamma((d + 1) / 2) - lgamma(d / 2))
     mean_root = constant * c * special.hyp1f1(-0.5, d / 2, -1 / (2 * c**2))
     return float((1 + (mean_root - 1) @ weights) ** depth)
+
+
+def relu_overlap(r: np.ndarray | float) -> np.ndarray:
+    """E relu(X) relu(Y) for standard normal X, Y of correlation r in [-1, 1]: the arc-cosine kernel, 1/2 at r = 1."""
+    r = np.clip(r, -1.0, 1.0)
+    return (np.sqrt(1 - r**2) + r * (np.pi - np.arccos(r))) / (2 * np.pi)
+
+
+def first_order_sum(correlation: np.ndarray, family: str = "original") -> float:
+    """S(L) = E||sum_k V_k relu(W_k h)||^2 / ||h||^2, the sum of the L blocks at a state h that does not move.
+
+    ``correlation`` holds r(0) = 1, ..., r(L-1) of the entries of sqrt(d) V and sqrt(d) W, all independent. For
+    Original blocks S = sum over |m| < L of (L - |m|) r(m) relu_overlap(r(m)), at every width; for Simple ReLU
+    ones, with relu(h) in place of h, relu_overlap drops out: the variance of the sum of one entry.
+    """
+    one_of("family", family, ("original", "simple"))
+    r = np.asarray(correlation, float)
+    terms = r * relu_overlap(r) if family == "original" else r
+    pairs = np.arange(len(r), 0, -1.0)
+    return float(2 * (pairs * terms).sum() - pairs[0] * terms[0])
+
+
+def first_order_ratio(correlation: np.ndarray, beta: float, family: str = "original") -> float:
+    """L^-beta sqrt(S(L)): root mean square of ||h_L - h_0|| / ||h_0|| as long as it is small."""
+    return first_order_sum(correlation, family) ** 0.5 * residual_scale(len(correlation), beta)
+
+
+def finite_size_line(correlation: np.ndarray, family: str = "original") -> float:
+    """The beta at which ``first_order_ratio`` is 1 at the depth L = len(correlation): log S(L) / (2 log L).
+
+    It tends to the critical exponent as L grows, slowly: the ratio at the critical exponent is a constant other
+    than 1, and a constant factor moves the line by its logarithm over log L.
+    """
+    return log(first_order_sum(correlation, family)) / (2 * log(positive_integer("depth", len(correlation))))
 
 
 def _law_of_relu_square(width: int) -> tuple[np.ndarray, np.ndarray]:
