@@ -49,11 +49,16 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
     """
     a, b = finite("a", a), finite("b", b)
 
+    # no operation more than the slopes ask for: ReLU is most of the time that a narrow network takes
     def f(z: Tensor) -> Tensor:
-        return a * z.clamp(min=0) + b * z.clamp(max=0)
+        positive = z.clamp(min=0) if a == 1 else a * z.clamp(min=0)
+        return positive + b * z.clamp(max=0) if b else positive
 
     def df(z: Tensor) -> Tensor:
-        return torch.full_like(z, a) if a == b else a * (z > 0).to(z.dtype) + b * (z < 0).to(z.dtype)
+        if a == b:
+            return torch.full_like(z, a)
+        positive = (z > 0).to(z.dtype) if a == 1 else a * (z > 0).to(z.dtype)
+        return positive + b * (z < 0).to(z.dtype) if b else positive
 
     return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b))
 
