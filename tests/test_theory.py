@@ -183,14 +183,35 @@ def test_first_order_constants_of_the_two_smooth_kernels():
 
         root = sqrt(integrate.quad(density, 0, 1, limit=200)[0])
         assert root == pytest.approx(constant, abs=5e-5)
-        assert theory.first_order_ratio(correlation(law, 20_000), 1.0) == pytest.approx(root, rel=1e-4)
+        assert theory.first_order_sum(correlation(law, 20_000)) ** 0.5 / 20_000 == pytest.approx(root, rel=1e-4)
 
 
 def test_finite_size_line_by_hand_and_in_the_limit():
-    assert theory.finite_size_line(correlation(IID(), 1000)) == pytest.approx(log(500) / (2 * log(1000)))
-    assert theory.finite_size_line(correlation(Fractional(0.3), 1000), "simple") == pytest.approx(0.3)
-    gaps = [0.9 - theory.finite_size_line(correlation(Fractional(0.9), L)) for L in (10**3, 10**5)]
+    assert theory.finite_size_line(500.0, 1000) == pytest.approx(log(500) / (2 * log(1000)))
+    rough = theory.first_order_sum(correlation(Fractional(0.3), 1000), "simple")
+    assert theory.finite_size_line(rough, 1000) == pytest.approx(0.3)
+    sums = [(theory.first_order_sum(correlation(Fractional(0.9), L)), L) for L in (10**3, 10**5)]
+    gaps = [0.9 - theory.finite_size_line(*each) for each in sums]
     assert 0 < gaps[1] < gaps[0]
+
+
+@pytest.mark.parametrize("law", [IID(), Fractional(0.2), Fractional(0.9), Smooth()], ids=str)
+def test_first_order_gradient_sum_against_brute_force(law, generator):
+    depth, networks, width = 30, 4000, 3
+    h = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    p = torch.tensor([0.3, 0.4, -1.2], dtype=torch.float64)
+    total = 0.0
+    for V, W in law.layers(depth, networks, width, generator):
+        total = total + (W.mT @ ((W @ h > 0) * (V.mT @ p))[..., None])[..., 0]
+    measured = statistics.mean((total**2).sum(-1) / (p @ p))
+    assert close(measured, theory.first_order_gradient_sum(correlation(law, depth), width))
+
+
+def test_first_order_gradient_sums_by_hand():
+    assert theory.first_order_gradient_sum(correlation(IID(), 100), 7) == pytest.approx(50)
+    assert theory.first_order_gradient_sum(np.ones(10), 7) == pytest.approx(50)
+    output = theory.first_order_sum(correlation(Fractional(0.8), 50))
+    assert theory.first_order_gradient_sum(correlation(Fractional(0.8), 50), 1) == pytest.approx(output)
 
 
 def test_an_unknown_family_has_no_first_order_sum():

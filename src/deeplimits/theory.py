@@ -104,23 +104,34 @@ def first_order_sum(correlation: np.ndarray, family: str = "original") -> float:
     """
     one_of("family", family, ("original", "simple"))
     r = np.asarray(correlation, float)
-    terms = r * relu_overlap(r) if family == "original" else r
-    pairs = np.arange(len(r), 0, -1.0)
-    return float(2 * (pairs * terms).sum() - pairs[0] * terms[0])
+    return _sum_of_pairs(r * relu_overlap(r) if family == "original" else r)
 
 
-def first_order_ratio(correlation: np.ndarray, beta: float, family: str = "original") -> float:
-    """L^-beta sqrt(S(L)): root mean square of ||h_L - h_0|| / ||h_0|| as long as it is small."""
-    return first_order_sum(correlation, family) ** 0.5 * residual_scale(len(correlation), beta)
+def first_order_gradient_sum(correlation: np.ndarray, width: int) -> float:
+    """S(L) = E||sum_k W_k^T D_k V_k^T p||^2 / ||p||^2, D_k = diag 1{W_k h > 0}: the gradient through Original blocks.
 
-
-def finite_size_line(correlation: np.ndarray, family: str = "original") -> float:
-    """The beta at which ``first_order_ratio`` is 1 at the depth L = len(correlation): log S(L) / (2 log L).
-
-    It tends to the critical exponent as L grows, slowly: the ratio at the critical exponent is a constant other
-    than 1, and a constant factor moves the line by its logarithm over log L.
+    S = sum over |m| < L of (L - |m|) r (r q (1 - 1/d) + relu_overlap(r) / d), r = r(m), where q is the probability
+    1/4 + arcsin(r) / (2 pi) that a unit is active in both layers. A row w of W_k has one direction along h, which
+    the unit sees as in the forward pass, and d - 1 across it, which only meet their own correlation r once more.
     """
-    return log(first_order_sum(correlation, family)) / (2 * log(positive_integer("depth", len(correlation))))
+    d, r = positive_integer("width", width), np.asarray(correlation, float)
+    both = 0.25 + np.arcsin(np.clip(r, -1.0, 1.0)) / (2 * np.pi)
+    return _sum_of_pairs(r * (r * both * (1 - 1 / d) + relu_overlap(r) / d))
+
+
+def finite_size_line(total: float, depth: int) -> float:
+    """The beta at which L^-beta sqrt(S(L)) = 1, for S(L) = ``total`` at the depth L: log S / (2 log L).
+
+    L^-beta sqrt(S) is the root mean square of ||h_L - h_0|| / ||h_0|| as long as it is small. The line tends to
+    the critical exponent as L grows, slowly: a constant factor in S moves it by the logarithm of the factor over log L.
+    """
+    return log(finite("total", total)) / (2 * log(positive_integer("depth", depth)))
+
+
+def _sum_of_pairs(terms: np.ndarray) -> float:
+    """Sum over |m| < L of (L - |m|) terms[|m|]: all pairs of layers by their distance."""
+    pairs = np.arange(len(terms), 0, -1.0)
+    return float(2 * (pairs * terms).sum() - pairs[0] * terms[0])
 
 
 def _law_of_relu_square(width: int) -> tuple[np.ndarray, np.ndarray]:
