@@ -46,3 +46,12 @@ def test_the_same_numbers_give_the_same_bytes():
         return out.getvalue()
 
     assert svg() == svg()
+
+
+def test_sizes_axis_has_a_tick_at_each_size_and_no_other():
+    _, ax = plt.subplots()
+    plotting.sizes_axis(ax, (256, 1024, 4096))
+    assert ax.get_xscale() == "log" and ax.get_xticks().tolist() == [256, 1024, 4096]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["256", "1024", "4096"]
+    assert ax.get_xticks(minor=True).size == 0
+    plt.close()

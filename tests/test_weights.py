@@ -97,6 +97,13 @@ def test_whitened_sequences_are_white(law, generator):
     assert abs(lag) < stats.norm.isf(ALPHA / 2)
 
 
+def test_smooth_sequences_are_smooth_down_to_rounding(generator):
+    """Fourth differences are (1/(l L))^4 = 1e-8 times N(0, 105), and not of the order of the root of rounding."""
+    x = Smooth(0.1).layers(1000, 1, 4, generator) * 2
+    fourth = x.diff(dim=0, n=4)
+    assert float(fourth.abs().max()) < 6 * 105**0.5 * 1e-8
+
+
 def test_sequences_of_different_entries_are_independent(generator):
     x = stationary(Smooth().correlation(torch.arange(101), 100), 2000, generator)
     mixed = float((x[:, :1000] * x[:, 1000:]).mean(0).sum()) / 1000**0.5

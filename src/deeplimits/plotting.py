@@ -47,6 +47,14 @@ def curve(ax: Axes, x, runs: list[Tensor], label: str, color: str) -> Axes:
     return ax
 
 
+def sizes_axis(ax: Axes, sizes) -> Axes:
+    """A logarithmic x axis with a tick at each of a few ``sizes``, such as depths, and none elsewhere."""
+    ax.set_xscale("log")
+    ax.set_xticks(list(sizes), [str(size) for size in sizes], minor=False)
+    ax.minorticks_off()
+    return ax
+
+
 def fan(ax: Axes, x, runs: Tensor, color: str, label: str = "") -> Axes:
     """The median over runs and the middle 80 %; ``runs`` has shape (runs, len(x))."""
     low, middle, high = torch.quantile(

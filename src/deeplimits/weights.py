@@ -204,7 +204,9 @@ def stationary(
             f"the correlation must give non-negative Fourier variances on a circle of {2 * n} points, got "
             f"{float(variances.min()):.3g}; give more lags, or check the last one, which is the opposite point"
         )
-    scale = (2 * n * variances.clamp(min=0) / 2).sqrt()
+    # what is left of a variance at the level of rounding would be noise of size 1e-7 on a smooth path
+    variances = torch.where(variances > 1e-13 * variances.max(), variances, 0.0)
+    scale = (n * variances).sqrt()
     scale[[0, n]] *= 2**0.5  # real coefficients: irfft ignores their imaginary parts
     scale = scale.to(device=generator.device, dtype=dtype)[:, None]
     out = torch.empty(length, positive_integer("paths", paths), dtype=dtype, device=generator.device)
