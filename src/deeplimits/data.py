@@ -130,8 +130,8 @@ def _file(name: str, source: Source, place: Path, fetch: bool) -> bytes:
         reasons.append(f"{url}: not the published file")
     tried = "; ".join(reasons) or f"{path} is not there, and nothing was fetched"
     raise Unavailable(
-        f"{name} is not available ({tried}). Get {source.file} from {source.places[0]} and put it into {place}; another "
-        f"folder than {place.parent} can be named by DEEPLIMITS_DATA"
+        f"{name} is not available ({tried}). Get {source.file} from {source.places[0]} and put it into {place}; "
+        f"another folder than {place.parent} can be named by DEEPLIMITS_DATA"
     )
 
 
