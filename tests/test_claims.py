@@ -146,3 +146,21 @@ def test_registry_is_whole():
         assert claim.paper in ("marion", "hayou", "chizat") and claim.kind in claims.KINDS
         assert claim.statement.count("$") % 2 == 0 and claim.title and claim.source
         assert claim.kind != "correction" or claim.id.startswith("E")
+
+
+def test_a_row_is_shown_once_until_it_is_recorded_again():
+    ledger = Ledger("scaling/stability")
+
+    def parts(table):
+        return [r.part for r in table.records]
+
+    for part in ("a", "b"):
+        ledger.record("M-03", part, 0.0, statistics.exact(0.0))
+    ledger.record("M-04", "c", 0.0, statistics.exact(0.0))
+    assert parts(ledger.show("M-03")) == ["a", "b"]
+    ledger.record("M-03", "d", 0.0, statistics.exact(0.0))
+    assert parts(ledger.show("M-03", "M-04")) == ["c", "d"]
+    assert parts(ledger.show("M-03")) == ["a", "b", "d"]  # nothing new: everything
+    ledger.record("M-03", "b", 0.0, statistics.exact(0.0))
+    assert parts(ledger.show("M-03")) == ["b"]
+    assert len(ledger.table().records) == 4

@@ -121,6 +121,7 @@ class Ledger:
 
     chapter: str
     records: dict[tuple[str, str], Record] = field(default_factory=dict)
+    shown: set[tuple[str, str]] = field(default_factory=set)
 
     def record(
         self,
@@ -142,11 +143,18 @@ class Ledger:
             raise KeyError(f"unknown claim id {id!r}: it must be one of the tables of claims.toml; add it there first")
         instance("measured", measured, Estimate, "make one with deeplimits.statistics")
         claim, predicted, printed = registry()[id], _as_range(predicted), _as_range(printed)
+        self.shown.discard((id, part))
         self.records[id, part] = Record(claim, part, self.chapter, predicted, measured, printed)
 
     def show(self, *ids: str) -> "Table":
-        """The rows recorded so far for ``ids``, to be the last expression of a cell."""
-        return Table([r for r in self.records.values() if r.claim.id in ids])
+        """The rows of ``ids`` recorded since they were last shown, to be the last expression of a cell.
+
+        So each row stands in one place of a chapter. If there is no new one, all rows of ``ids``.
+        """
+        asked = [key for key in self.records if key[0] in ids]
+        fresh = [key for key in asked if key not in self.shown] or asked
+        self.shown.update(fresh)
+        return Table([self.records[key] for key in fresh])
 
     def verdicts(self) -> Markdown:
         """One line a claim: its title, how many measurements it has, and whether all of them hold."""
