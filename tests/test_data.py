@@ -26,8 +26,8 @@ def fake(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     made = {
         "mnist": [
-            idx(rng.integers(0, 256, (12, 28, 28))),
-            idx(np.arange(12) % 10),
+            idx(rng.integers(0, 256, (30, 28, 28))),
+            idx(np.arange(30) % 10),
             idx(rng.integers(0, 256, (4, 28, 28))),
             idx(np.arange(4)),
         ],
@@ -78,9 +78,9 @@ def test_the_split_is_that_of_the_generator():
 
 def test_mnist_is_fetched_once_read_and_split(fake, generator, monkeypatch):
     mnist = data.load("mnist", generator, fetch=True)
-    assert [len(y) for _, y in (mnist.train, mnist.validation, mnist.test)] == [10, 2, 4]
+    assert [len(y) for _, y in (mnist.train, mnist.validation, mnist.test)] == [25, 5, 4]
     assert mnist.features == 784 and mnist.test[1].tolist() == [0, 1, 2, 3]
-    assert sorted(torch.cat([mnist.train[1], mnist.validation[1]]).tolist()) == sorted(i % 10 for i in range(12))
+    assert sorted(torch.cat([mnist.train[1], mnist.validation[1]]).tolist()) == sorted(i % 10 for i in range(30))
     monkeypatch.setattr(urllib.request, "urlopen", lambda *a, **k: pytest.fail("fetched again"))
     data.load("mnist", generator, fetch=True)
     assert not list(fake.rglob("*.tmp"))

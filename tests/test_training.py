@@ -157,6 +157,7 @@ def test_rates_broadcast_to_their_network():
     [
         ({"rate": -1.0}, "rate must be positive and finite"),
         ({"rate": float("nan")}, "rate must be positive and finite"),
+        ({"rate": float("inf")}, "rate must be positive and finite"),
         ({"epochs": 0}, "epochs must be a positive integer"),
         ({"batch": 0}, "batch must be a positive integer"),
         ({"every": 0}, "every must be a positive integer"),
