@@ -6,7 +6,7 @@ Book: one set of weights for all betas, all its sequences at once, one forward a
 and 10 inputs. Both are timed on a few units and extrapolated in proportion, which the table says; ``python -m
 benchmarks.fractional_map full`` computes the whole map with the book's method.
 
-Each in float64, the book's reference on the CPU, and in float32, PyTorch's default, in which published code runs.
+Each in float64, the book's reference on the CPU, and in float32, the default precision of PyTorch.
 """
 
 import sys
