@@ -131,3 +131,9 @@ def test_exact_has_no_spread():
 def test_bad_arguments_are_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_crossing_by_hand():
+    grid = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    values = torch.tensor([[2.0, 1.0, -1.0, -2.0], [torch.inf, torch.nan, 3.0, -1.0], [1.0, -1.0, 1.0, -3.0]])
+    assert statistics.crossing(values, grid).tolist() == [1.5, 2.75, 2.25]

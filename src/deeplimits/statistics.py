@@ -135,6 +135,18 @@ def power_law(
     return _student(slope, error, inf, n, sum(k for _, k in kept))
 
 
+def crossing(values: Tensor, grid: Tensor) -> Tensor:
+    """Where each row of ``values`` (rows, points) is positive for the last time along ``grid``, interpolated linearly.
+
+    A value that is not finite counts as positive: an overflow is an explosion.
+    """
+    up = torch.where(values.isfinite(), values, 1.0) > 0
+    i = (up * torch.arange(len(grid), device=values.device)).amax(-1).clamp(max=len(grid) - 2)
+    rows = torch.arange(len(values), device=values.device)
+    a, b = values[rows, i], values[rows, i + 1]
+    return grid[i] + (grid[i + 1] - grid[i]) * a / (a - b)
+
+
 def _student(value: float, error: float, freedom: float, n: int, diverged: int) -> Estimate:
     """An estimate whose interval widens with few degrees of freedom, to keep its false-alarm rate."""
     value, error = float(value), float(error)

@@ -74,10 +74,16 @@ class IID:
         ``matrices`` is 2 for the blocks with V and W, 1 for those with V alone. One layer is in memory
         at a time; ``list(law.layers(...))`` keeps them all, as the adjoint needs.
         """
-        depth, networks = positive_integer("depth", depth), positive_integer("networks", networks)
-        width, matrices = positive_integer("width", width), positive_integer("matrices", matrices)
+        depth, *shape = _shape(depth, matrices, networks, width)
         for _ in range(depth):
-            yield self.matrix(matrices, networks, width, width, generator=generator, dtype=dtype)
+            yield self.matrix(*shape, generator=generator, dtype=dtype)
+
+
+def _shape(depth: int, matrices: int, networks: int, width: int) -> tuple[int, ...]:
+    """The shape of all weights, layer first, after a look at the four sizes."""
+    sizes = {"depth": depth, "matrices": matrices, "networks": networks, "width": width}
+    checked = [positive_integer(name, size) for name, size in sizes.items()]
+    return (*checked, checked[-1])
 
 
 class _Stationary:
@@ -98,9 +104,7 @@ class _Stationary:
         Entries have variance 1 / width and are exact in law. ``matrices`` is 2 for the blocks with V and W, 1 for
         those with V alone. A layer depends on all others, so they are drawn, and held, together.
         """
-        depth, networks = positive_integer("depth", depth), positive_integer("networks", networks)
-        width, matrices = positive_integer("width", width), positive_integer("matrices", matrices)
-        shape = (depth, matrices, networks, width, width)
+        shape = _shape(depth, matrices, networks, width)
         half = self._half_period(depth)
         correlation = self.correlation(torch.arange(half + 1), depth)
         paths = stationary(correlation, matrices * networks * width**2, generator, length=depth, dtype=dtype)
