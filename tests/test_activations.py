@@ -3,11 +3,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
-from deeplimits.activations import identity, piecewise_linear, relu, tanh
+from deeplimits.activations import (
+    affine,
+    erfi_exponential,
+    gelu,
+    identity,
+    inverse_erfi,
+    piecewise_linear,
+    relu,
+    swish,
+    tanh,
+)
 
-EVERY = [relu, identity, tanh, piecewise_linear(1.0, 0.3), piecewise_linear(2.0, -0.5), piecewise_linear(1.0, -1.0)]
+EVERY = [relu, identity, tanh, gelu, swish, affine(0.8, 0.3)] + [
+    piecewise_linear(*slopes) for slopes in ((1.0, 0.3), (2.0, -0.5), (1.0, -1.0))
+]
 
 
 @pytest.mark.parametrize("phi", EVERY, ids=lambda phi: phi.name)
@@ -15,6 +27,28 @@ def test_derivative_against_autograd(phi):
     z = torch.linspace(-4, 4, 100, dtype=torch.float64, requires_grad=True)  # does not contain 0
     (gradient,) = torch.autograd.grad(phi.f(z).sum(), z)
     torch.testing.assert_close(phi.df(z.detach()), gradient, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("phi", [tanh, gelu, swish], ids=lambda phi: phi.name)
+def test_second_derivative_against_autograd(phi):
+    z = torch.linspace(-4, 4, 100, dtype=torch.float64, requires_grad=True)
+    (second,) = torch.autograd.grad(phi.df(z).sum(), z)
+    torch.testing.assert_close(phi.d2f(z.detach()), second, atol=1e-14, rtol=0)
+
+
+def test_inverse_erfi_against_scipy():
+    sizes = torch.tensor([*np.logspace(-12, 300, 2000), *np.linspace(1.5, 2.5, 200)], dtype=torch.float64)
+    y = torch.cat([-sizes, torch.zeros(1), sizes])
+    np.testing.assert_allclose(special.erfi(inverse_erfi(y).numpy()), y.numpy(), rtol=1e-12)
+    assert float(inverse_erfi(torch.tensor(0.5, dtype=torch.float64))) == pytest.approx(0.4218646, abs=1e-6)
+
+
+def test_erfi_exponential_and_its_derivative():
+    z, step = torch.linspace(-3, 3, 101, dtype=torch.float64), 1e-5
+    phi = erfi_exponential(0.7, 0.2)
+    torch.testing.assert_close(phi.f(z), torch.exp(inverse_erfi(0.7 * z + 0.2) ** 2))
+    difference = (phi.f(z + step) - phi.f(z - step)) / (2 * step)
+    torch.testing.assert_close(phi.df(z), difference, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("variance", [1.0, 0.25, 4.0])

@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "deeplimits"
 FLOORS = [
     {"checks"},
     {"runtime", "activations", "statistics", "data"},
-    {"weights", "resnet", "theory", "claims", "plotting"},
+    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting"},
     {"training"},
     {"sweeps"},
 ]

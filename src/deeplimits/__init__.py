@@ -7,6 +7,9 @@ Floor 0     runtime       device, dtype, preset and seed of an experiment; the o
             data          digits, MNIST and CIFAR-10, split into train, validation and test
 Floor 1     weights       laws of the weights over depth
             resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
+            diffusion     exact-in-law networks of one matrix a block, and the SDE they become
+            laws          closed-form laws of that SDE at width one
+            growth        constants of the growth of the norm; two neurons solved exactly
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi, sqrt
 
+import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from deeplimits.checks import finite
@@ -14,6 +16,7 @@ from deeplimits.checks import finite
 class Activation:
     """``f`` and its derivative ``df``, both entrywise on tensors of any shape.
 
+    ``d2f`` is the second derivative, if there is one almost everywhere and Ito's formula may use it, else None.
     ``slopes`` is (slope for z > 0, slope for z < 0) if ``f`` is positively homogeneous, else None:
     the exact laws of deep networks need f(cz) = c f(z) for c > 0.
     """
@@ -22,6 +25,7 @@ class Activation:
     f: Callable[[Tensor], Tensor]
     df: Callable[[Tensor], Tensor]
     slopes: tuple[float, float] | None = None
+    d2f: Callable[[Tensor], Tensor] | None = None
 
     def second_moment(self, variance: float = 1.0) -> float:
         """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else by quadrature.
@@ -61,12 +65,74 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
         positive = sign.clamp(min=0) if a == 1 else a * sign.clamp(min=0)
         return positive - b * sign.clamp(max=0) if b else positive
 
-    return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b))
+    return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b), torch.zeros_like)
 
 
 relu = piecewise_linear(1.0, 0.0, "relu")
 identity = piecewise_linear(1.0, 1.0, "identity")
-tanh = Activation("tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2)
+tanh = Activation(
+    "tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2)
+)
+gelu = Activation(
+    "gelu",
+    lambda z: z * torch.special.ndtr(z),
+    lambda z: torch.special.ndtr(z) + z * _bell(z),
+    d2f=lambda z: (2 - z**2) * _bell(z),
+)
+swish = Activation(
+    "swish",
+    lambda z: z * torch.sigmoid(z),
+    lambda z: torch.sigmoid(z) * (1 + z * torch.sigmoid(-z)),
+    d2f=lambda z: torch.sigmoid(z) * torch.sigmoid(-z) * (2 + z * (torch.sigmoid(-z) - torch.sigmoid(z))),
+)
+
+
+def affine(alpha: float, beta: float) -> Activation:
+    """alpha z + beta: at width 1 the network is a geometric Brownian motion (Hayou, Proposition 2)."""
+    alpha, beta = finite("alpha", alpha), finite("beta", beta)
+    return Activation(
+        f"affine({alpha:g}, {beta:g})",
+        lambda z: alpha * z + beta,
+        lambda z: torch.full_like(z, alpha),
+        d2f=torch.zeros_like,
+    )
+
+
+def erfi_exponential(alpha: float = 1.0, beta: float = 0.0) -> Activation:
+    """exp(g^2) with g(z) = erfi^-1(alpha z + beta): at width 1, g of the network is an Ornstein-Uhlenbeck process.
+
+    Hayou, Proposition 4. erfi(x) = 2/sqrt(pi) int_0^x e^(u^2) du. The derivative is sqrt(pi) alpha g, which grows
+    like sqrt(log|z|): locally, not globally Lipschitz. No second derivative is offered: it is not bounded either.
+    """
+    alpha, beta = finite("alpha", alpha), finite("beta", beta)
+    if alpha == 0:
+        raise ValueError("alpha must not be zero: the activation would be constant; for example 1")
+    return Activation(
+        f"erfi_exponential({alpha:g}, {beta:g})",
+        lambda z: torch.exp(inverse_erfi(alpha * z + beta) ** 2),
+        lambda z: sqrt(pi) * alpha * inverse_erfi(alpha * z + beta),
+    )
+
+
+def inverse_erfi(y: Tensor) -> Tensor:
+    """x with erfi(x) = y, by Newton's method on the CPU (SciPy's Dawson function), to rounding for |y| < 1e300."""
+    values = y.detach().to("cpu", torch.float64).numpy()
+    size = np.abs(values)
+    # erfi(x) is 2x/sqrt(pi) for small and e^(x^2)/(x sqrt(pi)) for large x. Newton's method starts above the root of
+    # a convex function, so it descends to it; for large x on the logarithm, which is nearly a parabola.
+    x = np.where(size < 2, size * sqrt(pi) / 2, np.sqrt(np.log1p(size * (1 + np.sqrt(np.log1p(size))))))
+    for _ in range(8):
+        dawson, small = special.dawsn(x), size < 2
+        # erfi = 2/sqrt(pi) e^(x^2) D(x) with Dawson's D
+        plain = x - dawson + sqrt(pi) / 2 * size * np.exp(-(np.where(small, x, 0.0) ** 2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_step = (np.log(2 / sqrt(pi) * dawson) + x**2 - np.log(size)) * dawson
+        x = np.where(small, plain, x - log_step)
+    return torch.as_tensor(np.sign(values) * x).to(y)
+
+
+def _bell(z: Tensor) -> Tensor:
+    return torch.exp(-(z**2) / 2) / sqrt(2 * pi)
 
 
 def _mean_square(slopes: tuple[float, float]) -> float:

@@ -1,0 +1,103 @@
+"""How the norm of a ReLU network at the limit of infinite depth grows: constants, and two neurons solved exactly.
+
+All of it is about log(||phi(X_t)||/||phi(X_0)||) given phi(X_0) != 0, for dX = ||phi(X)||/sqrt(n) dB started from
+X_0 ~ N(0, I_n). [H] is Hayou (2023); what carries no [H] is derived in the book.
+"""
+
+from math import comb, exp, gamma, lgamma, pi, sqrt
+
+import numpy as np
+from scipy import integrate, linalg
+
+from deeplimits.activations import Activation
+from deeplimits.checks import finite, instance, positive_integer
+
+
+def positive_share(width: int) -> float:
+    """P(X_0^1 > 0 | some coordinate is positive) = 1/(2 (1 - 2^-n))."""
+    return 0.5 / (1 - 2.0 ** -positive_integer("width", width))
+
+
+def linear_mean(width: int, time: float = 1.0) -> float:
+    """[H, Theorem 1] ((1 - 2^-n)^-1/4 - 1/n) t, the mean that is exact for n = 1, as n -> inf, and as t -> 0 only."""
+    return (positive_share(width) / 2 - 1 / width) * finite("time", time)
+
+
+def initial_bend(width: int) -> float:
+    """C_n in P(X_s^1 > 0 | E) = p_0 - C_n s^(3/2) + ..., n >= 2: E||relu(zeta)|| / (3 pi n^(3/2) (1 - 2^-n)).
+
+    zeta ~ N(0, I_{n-1}). Positive for n >= 2, so the mean lies below its tangent at 0 at once.
+    """
+    n = positive_integer("width", width)
+    chi = [0.0] + [sqrt(2) * exp(lgamma((k + 1) / 2) - lgamma(k / 2)) for k in range(1, n)]
+    mean = sum(comb(n - 1, k) * chi[k] for k in range(n)) * 2.0 ** (1 - n)
+    return mean / (3 * pi * n**1.5 * (1 - 2.0**-n))
+
+
+def variance_limit(time: float = 1.0) -> float:
+    """V(t) = lim n Var log(||phi(X_t)||/||phi(X_0)||): t + 1/4 int int arcsin(r)/(2 pi) + a cross term.
+
+    The martingale gives t, the fluctuation of the share of positive coordinates the double integral with
+    r = exp(-|s-u|/4), and their covariance the last term. V(1) = 1.0734.
+    """
+    t = finite("time", time)
+    if t <= 0:
+        raise ValueError(f"time must be positive, got {t}; at time 0 the variance is 0")
+    share = integrate.quad(lambda d: (t - d) * np.arcsin(exp(-d / 4)) / (2 * pi), 0, t)[0] / 2
+    cross = integrate.quad(lambda d: (t - d) * sqrt(exp(-d / 2) * (1 - exp(-d / 2))), 0, t)[0] / (2 * pi)
+    return t + share + cross
+
+
+def initial_rate(width: int, phi: Activation) -> float:
+    """d/dt E log(||phi(X_t)||/||phi(X_0)||) at t = 0 for phi piecewise linear, slopes a and b: (a^2+b^2)/4 - E q/n.
+
+    q = sum phi_i^2 phi_i'^2 / ||phi||^2 at X_0 ~ N(0, I_n). With K ~ Bin(n, 1/2) positive coordinates and
+    u ~ Beta(K/2, (n-K)/2) their share of ||X_0||^2, q = a^2 + b^2 - a^2 b^2/(a^2 u + b^2 (1 - u)). If one slope is 0
+    the rate is given phi(X_0) != 0. Raises ValueError for other activations.
+    """
+    instance("phi", phi, Activation, "make one with piecewise_linear")
+    n = positive_integer("width", width)
+    if phi.slopes is None:
+        raise ValueError(f"phi must be piecewise linear with a kink at 0, got {phi.name}; use piecewise_linear(a, b)")
+    a2, b2 = (slope**2 for slope in phi.slopes)
+    if a2 == 0 or b2 == 0:  # q is the square of the other slope, unless phi(X_0) = 0
+        return (a2 + b2) * (positive_share(n) / 2 - 1 / n)
+    q = [b2 if k == 0 else a2 if k == n else a2 + b2 - a2 * b2 * _mean_inverse(a2, b2, k, n - k) for k in range(n + 1)]
+    return (a2 + b2) / 4 - sum(comb(n, k) * 2.0**-n * q[k] for k in range(n + 1)) / n
+
+
+def two_neurons(times: np.ndarray, points: int = 800) -> tuple[np.ndarray, np.ndarray]:
+    """n = 2, ReLU: (p_t, E log(||phi(X_t)||/||phi(X_0)||)) at ``times``, given phi(X_0) != 0. Error about 1e-6.
+
+    The angle of X moves by dtheta = s(theta)/sqrt(2) dW with s^2 = cos_+^2 + sin_+^2, an equation of its own, and never
+    leaves (-pi/2, pi). The generator s^2/4 d^2/dtheta^2 on a grid is similar to a symmetric tridiagonal matrix, whose
+    eigenvectors give all times at once; two grids are extrapolated (Richardson).
+    """
+    coarse, fine = (_two_neurons(np.asarray(times, float), 3 * m) for m in (points // 3, 2 * (points // 3)))
+    return tuple((4 * f - c) / 3 for c, f in zip(coarse, fine, strict=True))
+
+
+def _two_neurons(times: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    h = 1.5 * pi / cells
+    theta = -pi / 2 + h * np.arange(1, cells)  # the jumps of the indicators at 0 and pi/2 are nodes, with value 1/2
+    speed = (np.maximum(np.cos(theta), 0) ** 2 + np.maximum(np.sin(theta), 0) ** 2) / (4 * h**2)
+    share = (np.heaviside(np.round(np.cos(theta), 12), 0.5) + np.heaviside(np.round(np.sin(theta), 12), 0.5)) / 2
+    # at the ends one coordinate is positive for ever: u = 1/2 there. The rest, u - 1/2, vanishes at the ends.
+    root = np.sqrt(speed)
+    values, vectors = linalg.eigh_tridiagonal(-2 * speed, root[:-1] * root[1:])
+    left, right = vectors.T @ root / cells, vectors.T @ ((share - 0.5) / root)
+    decay = values * times[..., None]
+    p = 0.5 + np.exp(decay) @ (left * right)
+    integral = times / 2 + (np.expm1(decay) / values) @ (left * right)
+    return p, integral / 2 - times / 2
+
+
+def _mean_inverse(a2: float, b2: float, k: int, m: int) -> float:
+    """E 1/(a2 u + b2 (1 - u)) for u ~ Beta(k/2, m/2); u = sin^2 x removes the singular ends."""
+    c = 2 * gamma((k + m) / 2) / (gamma(k / 2) * gamma(m / 2))
+
+    def f(x: float) -> float:
+        u = np.sin(x) ** 2
+        return c * np.sin(x) ** (k - 1) * np.cos(x) ** (m - 1) / (a2 * u + b2 * (1 - u))
+
+    return integrate.quad(f, 0, pi / 2, points=[pi / 4])[0]
