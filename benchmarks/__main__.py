@@ -1,7 +1,9 @@
 """All benchmarks, one after the other: ``make bench``."""
 
-from benchmarks import fractional_map, histogram
+from benchmarks import diffusion_forward, fractional_map, histogram
 
 histogram.main()
+print()
+diffusion_forward.main()
 print()
 fractional_map.main()
