@@ -137,3 +137,9 @@ def test_crossing_by_hand():
     grid = torch.tensor([0.0, 1.0, 2.0, 3.0])
     values = torch.tensor([[2.0, 1.0, -1.0, -2.0], [torch.inf, torch.nan, 3.0, -1.0], [1.0, -1.0, 1.0, -3.0]])
     assert statistics.crossing(values, grid).tolist() == [1.5, 2.75, 2.25]
+
+
+def test_crossing_beside_an_overflow_is_unknown():
+    """The overflow is the last explosion; where between it and the next point the line is crossed nobody knows."""
+    values = torch.tensor([[1.0, -1.0, torch.nan, -1.0]])
+    assert statistics.crossing(values, torch.arange(4.0)).isnan().all()
