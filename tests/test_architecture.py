@@ -14,8 +14,9 @@ FLOORS = [
     {"checks"},
     {"runtime", "activations", "statistics", "data"},
     {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting"},
-    {"training"},
-    {"sweeps"},
+    {"classification", "training"},
+    {"mean_ode", "sweeps"},
+    {"lazy"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 MODULES = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem != "__init__")

@@ -4,7 +4,7 @@ Ground      checks        what the public functions ask of their arguments
 Floor 0     runtime       device, dtype, preset and seed of an experiment; the only module that seeds
             activations   scalar non-linearities with derivatives and Gaussian moments
             statistics    estimates with intervals; diverged runs are counted, never averaged
-            data          digits, MNIST and CIFAR-10, split into train, validation and test
+            data          digits, MNIST and CIFAR-10, split into train, validation and test; random regression data
 Floor 1     weights       laws of the weights over depth
             resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
             diffusion     exact-in-law networks of one matrix a block, and the SDE they become
@@ -13,8 +13,11 @@ Floor 1     weights       laws of the weights over depth
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure
-Floor 2     training      ensembles of networks on classification data, all trained at once
-Floor 3     sweeps        grids of experiments that resume when interrupted
+Floor 2     classification  ensembles of classifiers, all trained at once by Adam
+            training      gradient descent of networks with two-layer blocks, many at once
+Floor 3     mean_ode      the Mean ODE of training: quasi-random particles, an error bar
+            sweeps        grids of experiments that resume when interrupted
+Floor 4     lazy          its lazy limit, a kernel equation without particles
 
 A module imports from the floors below its own, never sideways or up.
 """

@@ -1,7 +1,7 @@
 """Scalar non-linearities: the function, its derivative, and the Gaussian moments that the limits need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import pi, sqrt
 
 import numpy as np
@@ -17,6 +17,8 @@ class Activation:
     """``f`` and its derivative ``df``, both entrywise on tensors of any shape.
 
     ``d2f`` is the second derivative, if there is one almost everywhere and Ito's formula may use it, else None.
+    ``write`` overwrites a tensor outside autograd with its values f(z), and ``pull(p, f(z), out)`` writes f'(z) p: both
+    only for activations whose derivative is a function of their value, so that a pass need not keep z.
     ``slopes`` is (slope for z > 0, slope for z < 0) if ``f`` is positively homogeneous, else None:
     the exact laws of deep networks need f(cz) = c f(z) for c > 0.
     """
@@ -26,6 +28,8 @@ class Activation:
     df: Callable[[Tensor], Tensor]
     slopes: tuple[float, float] | None = None
     d2f: Callable[[Tensor], Tensor] | None = None
+    write: Callable[[Tensor], Tensor] | None = None
+    pull: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
     def second_moment(self, variance: float = 1.0) -> float:
         """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else by quadrature.
@@ -68,10 +72,27 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
     return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b), torch.zeros_like)
 
 
-relu = piecewise_linear(1.0, 0.0, "relu")
-identity = piecewise_linear(1.0, 1.0, "identity")
+def _write_tanh(z: Tensor) -> Tensor:
+    """tanh in place; on the CPU by NumPy, which takes a fifth of the time that torch.tanh takes."""
+    if z.device.type != "cpu":
+        return z.tanh_()
+    np.tanh(z.numpy(), out=z.numpy())
+    return z
+
+
+relu = replace(
+    piecewise_linear(1.0, 0.0, "relu"),
+    write=lambda z: z.clamp_(min=0),
+    pull=lambda p, value, out: torch.mul(p, value.sign(), out=out),
+)
+identity = replace(piecewise_linear(1.0, 1.0, "identity"), write=lambda z: z, pull=lambda p, value, out: out.copy_(p))
 tanh = Activation(
-    "tanh", torch.tanh, lambda z: 1 - torch.tanh(z) ** 2, d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2)
+    "tanh",
+    torch.tanh,
+    lambda z: 1 - torch.tanh(z) ** 2,
+    d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
+    write=_write_tanh,
+    pull=lambda p, value, out: torch.ops.aten.tanh_backward.grad_input(p, value, grad_input=out),
 )
 gelu = Activation(
     "gelu",

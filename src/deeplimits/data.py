@@ -1,4 +1,4 @@
-"""Classification data, split into train, validation and test: digits, MNIST, CIFAR-10.
+"""Classification data, split into train, validation and test (digits, MNIST, CIFAR-10), and random regression data.
 
 The digits come with scikit-learn and are always there. MNIST and CIFAR-10 are read from a folder, by default
 ``~/.cache/deeplimits`` or what DEEPLIMITS_DATA names, and fetched into it on request. Every file is compared with its
@@ -21,7 +21,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from deeplimits.checks import one_of
+from deeplimits.checks import one_of, positive_integer
 
 Pair = tuple[Tensor, Tensor]
 
@@ -104,6 +104,16 @@ def load(name: str, generator: torch.Generator, *, folder: str | Path | None = N
         for a, b in pairs
     )
     return Dataset(name, 10, train, validation, test)
+
+
+def regression(examples: int, width: int, generator: torch.Generator) -> Pair:
+    """Inputs and targets of the size of a state, all entries independent N(0, 1): two tensors (examples, width).
+
+    The data of Chizat's experiments: nothing can be learnt from it but itself.
+    """
+    shape = 2, positive_integer("examples", examples), positive_integer("width", width)
+    x, y = torch.empty(shape, dtype=torch.float64, device=generator.device).normal_(generator=generator)
+    return x, y
 
 
 def _file(name: str, source: Source, place: Path, fetch: bool) -> bytes:

@@ -1,142 +1,227 @@
-"""Training of many residual classifiers at once: F(x) = B h_L, h_0 = A x, cross-entropy, Adam, step schedule.
+"""Gradient descent of residual networks with two-layer blocks, many networks at once.
 
-The networks of an ensemble are a batch dimension: each has its own weights, its own factor L^-beta and its own
-learning rate, all see the same mini-batches, and none touches another. A network that diverges goes on as NaN
-beside healthy neighbours and is reported, never repaired.
+    h^l = h^{l-1} + alpha/(L M) sum_j v^{j,l} rho(<u^{j,l}, h^{l-1}>/D),    l = 1, ..., L
+
+[C] is Chizat (2025). The loss is 1/(2ND) sum_i ||h^L(x_i) - y_i||^2, b^l its gradient in h^l, and the step, in the
+time scale of the limit (true gradients times LM/alpha^2),
+
+    u <- u - eta eta_u/(alpha D) sum_i h^{l-1}(x_i) rho'(.) <v, b^l(x_i)>
+    v <- v - eta eta_v/alpha     sum_i b^l(x_i) rho(.)
+
+The networks of an ensemble share inputs and targets and nothing else; one that diverges ends alone. Weights have
+the shape (depth, networks, D, M): the long axis last is what makes products with ten rows fast.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import pad
 
-from deeplimits.checks import positive_integer
-from deeplimits.resnet import Family, forward
+from deeplimits.activations import Activation, tanh
+from deeplimits.checks import finite, instance, positive_integer
 
-Pair = tuple[Tensor, Tensor]
+CEILING = 1e6  # a network whose loss exceeds so many times its first loss has diverged
 
 
 @dataclass
-class Classifiers:
-    """An ensemble of networks of one shape.
+class Networks:
+    """An ensemble: ``U`` and ``V`` of shape (depth, networks, D, M), ``alpha`` and ``units`` of shape (networks,).
 
-    ``A`` is (networks, width, features), ``B`` (networks, classes, width), ``V`` (depth, networks, width, width) and
-    ``scale``, the factor on each block, (networks,). Blocks have no matrix but V: the Simple family.
+    ``units`` is L M, the number of units over which a network averages. It is depth times hidden width, unless the
+    network is smaller than the ensemble and filled up with units that are zero (see :func:`together`).
     """
 
-    A: Tensor
-    B: Tensor
+    U: Tensor
     V: Tensor
-    scale: Tensor
-    family: Family
+    alpha: Tensor
+    units: Tensor
+    phi: Activation = tanh
 
     def __post_init__(self):
-        shapes = {name: tuple(getattr(self, name).shape) for name in ("A", "B", "V", "scale")}
-        if [len(s) for s in shapes.values()] != [3, 3, 4, 1] or shapes["V"][1:] != (
-            *shapes["scale"],
-            self.A.shape[1],
-            self.B.shape[2],
-        ):
+        shapes = {name: tuple(getattr(self, name).shape) for name in ("U", "V", "alpha", "units")}
+        if len(shapes["U"]) != 4 or shapes["V"] != shapes["U"] or {shapes["alpha"], shapes["units"]} != {self.count}:
             raise ValueError(
-                "A, B, V and scale must have the shapes (networks, width, features), (networks, classes, width), "
-                f"(depth, networks, width, width) and (networks,), got {shapes}; one of the sizes differs"
+                "U and V must have one shape (depth, networks, D, M), alpha and units the shape (networks,), got "
+                f"{shapes}; one of the sizes differs"
+            )
+        instance("phi", self.phi, Activation, "take tanh, relu or identity from deeplimits.activations")
+        if self.phi.pull is None:
+            raise ValueError(
+                "phi must have its derivative as a function of its value, since only values are stored, got "
+                f"{self.phi.name}; use tanh, relu or identity"
             )
 
     @property
-    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.A, self.B, self.V
+    def count(self) -> tuple[int]:
+        """The shape of a number for each network."""
+        return (self.U.shape[1],)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Shape (networks, examples, classes) for ``x`` of shape (examples, features)."""
-        h = x @ self.A.mT
-        h = forward(h, ((V,) for V in self.V), self.family, self.scale[:, None, None])
-        return h @ self.B.mT
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of each network, shape (networks,)."""
-        logits = self.logits(x)
-        return cross_entropy(logits.mT, y.expand(len(logits), -1), reduction="none").mean(1)
-
-    @torch.no_grad()
-    def accuracy(self, x: Tensor, y: Tensor) -> Tensor:
-        """Share of the examples put in the right class by each network; NaN where a logit is not finite."""
-        logits = self.logits(x)
-        share = (logits.argmax(-1) == y).to(x.dtype).mean(1)
-        return torch.where(logits.isfinite().all(-1).all(-1), share, torch.nan)
-
-    def copy(self) -> "Classifiers":
+    def copy(self) -> "Networks":
         """The same networks with weights of their own."""
-        return Classifiers(self.A.clone(), self.B.clone(), self.V.clone(), self.scale.clone(), self.family)
+        return Networks(self.U.clone(), self.V.clone(), self.alpha, self.units, self.phi)
 
 
-def train(
-    networks: Classifiers,
-    data: Pair,
-    *,
-    rate: float | Tensor,
-    epochs: int,
-    batch: int,
+def gaussian(
+    depth: int,
+    hidden: int,
+    width: int,
+    networks: int,
     generator: torch.Generator,
-    every: int = 5,
-    factor: float = 0.1,
-    progress: Callable[[Iterable, str], Iterable] = lambda items, label: items,
-) -> Tensor:
-    """Train ``networks`` in place; returns the mean loss of each epoch, shape (epochs, networks).
+    *,
+    sigma_u: float | None = None,
+    sigma_v: float | None = None,
+    alpha: float = 1.0,
+    phi: Activation = tanh,
+    dtype: torch.dtype = torch.float64,
+) -> Networks:
+    """Networks of depth L, hidden width M and embedding dimension D = ``width`` at initialisation.
 
-    Mini-batches of ``batch`` examples in an order drawn anew each epoch, the last one smaller; Adam (Kingma and Ba
-    2015, with its usual constants) with learning rate ``rate``, a number or one for each network, multiplied by
-    ``factor`` after ``every`` epochs. The loss of a diverged network is not finite. Progress through
-    ``progress(items, label)``, as ``Runtime.progress``.
+    u ~ N(0, sigma_u^2 I), v ~ N(0, sigma_v^2 I), all independent. Both default to sqrt(D), the critical scale ([C],
+    Theorem 3).
     """
-    epochs, batch = positive_integer("epochs", epochs), positive_integer("batch", batch)
-    every = positive_integer("every", every)
-    x, y = data
-    rate = torch.as_tensor(rate, dtype=x.dtype, device=x.device).expand(len(networks.scale))
-    if not bool(((rate > 0) & rate.isfinite()).all()):
-        raise ValueError(f"rate must be positive and finite, got {rate.tolist()}; for example 1e-3")
-    optimiser = Adam(networks.parameters, [rate[:, None, None], rate[:, None, None], rate[None, :, None, None]])
-    history = []
-    for epoch in progress(range(epochs), "epochs"):
-        order = torch.randperm(len(y), generator=generator, device=generator.device)
-        total = torch.zeros_like(networks.scale)
-        for part in order.split(batch):
-            loss = gradient(networks, x[part], y[part])
-            optimiser.step(factor ** (epoch // every))
-            total += loss * len(part)
-        history.append(total / len(y))
-    return torch.stack(history)
+    shape = (
+        positive_integer("depth", depth),
+        positive_integer("networks", networks),
+        positive_integer("width", width),
+        positive_integer("hidden", hidden),
+    )
+    if finite("alpha", alpha) <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}; 1 is the scale of maximal updates")
+
+    def draw(name: str, sigma: float | None) -> Tensor:
+        scale = width**0.5 if sigma is None else finite(name, sigma)
+        return torch.empty(shape, dtype=dtype, device=generator.device).normal_(generator=generator).mul_(scale)
+
+    ones = torch.ones(networks, dtype=dtype, device=generator.device)
+    return Networks(draw("sigma_u", sigma_u), draw("sigma_v", sigma_v), alpha * ones, depth * hidden * ones, phi)
 
 
-def gradient(networks: Classifiers, x: Tensor, y: Tensor) -> Tensor:
-    """The loss of each network, shape (networks,); its gradients are left in ``.grad`` of the parameters."""
-    for parameter in networks.parameters:
-        parameter.requires_grad_(True).grad = None
-    loss = networks.loss(x, y)
-    loss.sum().backward()  # the networks share nothing, so each gradient belongs to one of them
-    for parameter in networks.parameters:
-        parameter.requires_grad_(False)
-    return loss.detach()
+def together(ensembles: Sequence[Networks]) -> Networks:
+    """One ensemble of networks of several shapes, the smaller ones filled up with zeros.
+
+    A unit with u = v = 0 adds nothing, and gets no gradient since rho(0) v = 0 and rho(0) = 0: it stays zero. So the
+    networks are the same; what the ensemble gains is fewer and larger products, what it loses is the zeros.
+    """
+    depth, hidden = max(e.U.shape[0] for e in ensembles), max(e.U.shape[3] for e in ensembles)
+    first = ensembles[0]
+    if any(e.phi != first.phi or e.U.shape[2] != first.U.shape[2] for e in ensembles):
+        raise ValueError("networks in one ensemble must share width and activation; train them one after the other")
+
+    def filled(W: Tensor) -> Tensor:
+        return pad(W, (0, hidden - W.shape[3], 0, 0, 0, 0, 0, depth - W.shape[0]))
+
+    return Networks(
+        torch.cat([filled(e.U) for e in ensembles], 1),
+        torch.cat([filled(e.V) for e in ensembles], 1),
+        torch.cat([e.alpha for e in ensembles]),
+        torch.cat([e.units for e in ensembles]),
+        first.phi,
+    )
 
 
-class Adam:
-    """Adam with learning rates that broadcast against the parameters, hence one for each network.
+@dataclass(frozen=True)
+class Step:
+    """What a network computes at step ``k``, before the update: valid until the next step is asked for.
 
-    ``torch.optim.Adam`` takes one rate for a whole tensor; in all else the step is the same.
+    ``h`` and ``b`` hold h^0, ..., h^L and b^0, ..., b^L, both (depth + 1, networks, N, D), and ``loss`` is (networks,).
+    ``diverged`` is (networks,): the step at which a network diverged, -1 if it has not; from then on it is NaN.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], rates: Iterable[Tensor]):
-        self.parameters, self.rates, self.steps = list(parameters), list(rates), 0
-        self.mean = [torch.zeros_like(p) for p in self.parameters]
-        self.square = [torch.zeros_like(p) for p in self.parameters]
+    k: int
+    h: Tensor
+    b: Tensor
+    loss: Tensor
+    diverged: Tensor
 
-    @torch.no_grad()
-    def step(self, factor: float = 1.0) -> None:
-        """One step along ``.grad``, with all rates multiplied by ``factor``."""
-        self.steps += 1
-        for p, rate, m, v in zip(self.parameters, self.rates, self.mean, self.square, strict=True):
-            m.lerp_(p.grad, 0.1)
-            v.mul_(0.999).addcmul_(p.grad, p.grad, value=0.001)
-            denominator = (v / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
-            p.sub_(factor * rate * (m / (1 - 0.9**self.steps)) / denominator)
+    @property
+    def output(self) -> Tensor:
+        """h^L: (networks, N, D)."""
+        return self.h[-1]
+
+
+def descent(
+    networks: Networks,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    *,
+    eta: float = 1.0,
+    eta_u: float | Tensor | None = None,
+    eta_v: float | Tensor | None = None,
+    ahead: float = 0.0,
+) -> Iterator[Step]:
+    """Steps k = 0, ..., ``steps`` of full-batch gradient descent, which changes ``networks`` in place.
+
+    ``x`` and ``y`` are (N, D); ``eta_u`` and ``eta_v`` are numbers, or one for each network, by default D. A step is
+    yielded after its two passes and before its update, so the first is that of the initial weights and the last is
+    not followed by one. A network whose loss is not finite, or above CEILING times its first one, ends there.
+
+    ``ahead`` = 1/2 evaluates block l half a block further on, at h^{l-1} + (h^{l-1} - h^{l-2})/2: a scheme of second
+    order for the limit in place of Euler's first-order one, with the exact gradient of that scheme. Then ``h[l-1]`` is
+    the state at which block l is evaluated and ``b[l]`` the gradient that its units see, both at depth (l - 1/2)/L.
+    """
+    L, n, D, M = networks.U.shape
+    steps, N = positive_integer("steps", steps), _examples(x, y, D)
+    U, V, phi = networks.U, networks.V, networks.phi
+    mean = (networks.alpha / networks.units)[:, None, None]
+    u_rate = finite("eta", eta) * _per_network("eta_u", D if eta_u is None else eta_u, networks.alpha) / D
+    v_rate = eta * _per_network("eta_v", D if eta_v is None else eta_v, networks.alpha)
+    a, g = U.new_empty(L, n, N, M), U.new_empty(L, n, N, M)
+    h, b = U.new_empty(L + 1, n, N, D), U.new_empty(L + 1, n, N, D)
+    diverged, first = torch.full((n,), -1, device=U.device), None
+    for k in range(steps + 1):
+        total, block = x.expand(n, N, D), 0.0
+        for l in range(L):  # noqa: E741 - the paper's letter
+            h[l] = total + ahead * block
+            phi.write(torch.bmm(h[l] / D, U[l], out=a[l]))
+            block = mean * (a[l] @ V[l].mT)
+            total = total + block
+        h[L] = total
+        loss = (total - y).square().mean((1, 2)) / 2
+        first = loss if first is None else first
+        ended = ~(loss <= CEILING * first) | (diverged >= 0)
+        if ended.any():
+            diverged = torch.where(ended & (diverged < 0), k, diverged)
+            loss = loss.masked_fill(ended, torch.nan)
+            for tensor in (U, V, h):
+                tensor[:, ended] = torch.nan
+        total, block = (h[L] - y) / (N * D), 0.0
+        for l in reversed(range(L)):  # noqa: E741
+            b[l + 1] = total + ahead * block
+            phi.pull(b[l + 1] @ V[l], a[l], g[l])
+            block = mean / D * (g[l] @ U[l].mT)
+            total = total + block
+        b[0] = total
+        yield Step(k, h, b, loss, diverged)
+        _descend(U, u_rate * h[:-1], g)
+        _descend(V, v_rate * b[1:], a)
+
+
+def _descend(W: Tensor, rows: Tensor, units: Tensor) -> None:
+    """W -= rows^T units for each block of each network: (L, n, D, M), (L, n, N, D) and (L, n, N, M)."""
+    W.view(-1, *W.shape[2:]).baddbmm_(rows.flatten(0, 1).mT, units.flatten(0, 1), alpha=-1)
+
+
+def _per_network(name: str, rate: float | Tensor, alpha: Tensor) -> Tensor:
+    """rate / alpha as a factor for states, (networks, 1, 1)."""
+    rate = torch.as_tensor(rate, dtype=alpha.dtype, device=alpha.device)
+    if rate.dim() > 1 or rate.numel() not in (1, len(alpha)) or not bool(((rate >= 0) & rate.isfinite()).all()):
+        raise ValueError(
+            f"{name} must be a finite number >= 0, or one for each of the {len(alpha)} networks, got {rate.tolist()}; "
+            "the width D is the usual choice"
+        )
+    return (rate / alpha)[:, None, None]
+
+
+def _examples(x: Tensor, y: Tensor, D: int) -> int:
+    """The number of examples, after a look at inputs and targets."""
+    if x.dim() != 2 or x.shape != y.shape or x.shape[1] != D:
+        raise ValueError(
+            f"x and y must both have the shape (examples, D = {D}), got {tuple(x.shape)} and {tuple(y.shape)}; "
+            "inputs, targets and states have one dimension here"
+        )
+    if not bool(x.isfinite().all() and y.isfinite().all()):
+        raise ValueError("x and y must be finite, got inf or NaN; clean the data, or scale them")
+    return len(x)
