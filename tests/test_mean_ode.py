@@ -1,0 +1,209 @@
+"""The Mean ODE against collocation in depth, its error bar against repeated solutions, its units against its flow."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deeplimits import data, mean_ode
+from deeplimits.activations import identity, tanh
+from deeplimits.training import Networks, descent
+
+D, N = 3, 4
+
+
+@pytest.fixture
+def examples(generator):
+    return data.regression(N, D, generator)
+
+
+def same_units_everywhere(nodes, U, V):
+    """A network whose nodes all start from the same units: its limit in depth has no sampling error."""
+    ones = torch.ones(1, dtype=torch.float64)
+    return Networks(*(W.expand(nodes, 1, D, -1).contiguous() for W in (U, V)), ones, ones * nodes * U.shape[-1])
+
+
+def outputs(networks, examples, steps, ahead):
+    return torch.stack([step.output[0].clone() for step in descent(networks, *examples, steps, ahead=ahead)])
+
+
+def collocation(U, V, x, y, steps, nodes):
+    """The same limit by Gauss-Legendre collocation on the whole of [0, 1], solved by fixed-point sweeps."""
+    t, w = np.polynomial.legendre.leggauss(nodes)
+    s, w = (t + 1) / 2, w / 2
+    A = np.empty((nodes, nodes))
+    for r in range(nodes):
+        basis = np.poly1d([1.0])
+        for q in set(range(nodes)) - {r}:
+            basis = basis * np.poly1d([1, -s[q]]) / (s[r] - s[q])
+        A[:, r] = basis.integ()(s) - basis.integ()(0)
+    U, V = (np.repeat(W.numpy(), nodes, 0) for W in (U, V))  # (nodes, D, P)
+    found, P = [], U.shape[-1]
+    for _ in range(steps + 1):
+        h = np.repeat(x[None], nodes, 0)
+        for _ in range(25):
+            a = np.tanh(h @ U / D)
+            drift = a @ V.swapaxes(1, 2) / P
+            h = x + np.einsum("qr,rid->qid", A, drift)
+        found.append(x + np.einsum("r,rid->id", w, drift))
+        end = (found[-1] - y) / (N * D)
+        b = np.repeat(end[None], nodes, 0)
+        for _ in range(25):  # b(s) = b(1) + int_s^1 J^T b
+            g = (1 - a**2) * (b @ V)
+            pull = g @ U.swapaxes(1, 2) / (P * D)
+            b = end + np.einsum("qr,rid->qid", w - A, pull)
+        U, V = U - h.swapaxes(1, 2) @ g, V - D * b.swapaxes(1, 2) @ a
+    return torch.from_numpy(np.stack(found))
+
+
+def test_depth_is_of_second_order_against_collocation(generator, examples):
+    U, V = mean_ode.particles(1, 64, D, 1, mean_ode.normal(D), generator)
+    x, y = (z.numpy() for z in examples)
+    truth = collocation(U[0], V[0], x, y, 4, 9)
+    torch.testing.assert_close(collocation(U[0], V[0], x, y, 4, 7), truth, rtol=0, atol=1e-7)
+
+    def gaps(ahead):
+        return [
+            float((outputs(same_units_everywhere(n, U, V), examples, 4, ahead) - truth)[-1].norm())
+            for n in (16, 32, 64)
+        ]
+
+    for ahead, order in ((0.5, 2), (0.0, 1)):
+        first, second, third = gaps(ahead)
+        assert math.log2(first / second) == pytest.approx(order, abs=0.15)
+        assert math.log2(second / third) == pytest.approx(order, abs=0.08)
+
+
+def test_the_error_bar_is_that_of_repeated_solutions(generator, examples):
+    """40 solutions against the mean of all: the mean of (gap/error)^2 over them is 1, or nearly.
+
+    The gap is measured per solution over N D = 12 dependent coordinates and the bar from 4 replicates (3 degrees of
+    freedom). Under the null the ratio of means has a relative deviation of about 0.2 here, and 0.6 to 1.6 is missed
+    with a probability below 1e-3; a bar that forgets the division by the replicates is off by a factor 4.
+    """
+    runs = [mean_ode.solve(*examples, 4, generator, nodes=4, particles=16) for _ in range(40)]
+    all_outputs = torch.stack([r.output[-1] for r in runs])
+    gaps = all_outputs.var(0).mean()
+    bars = torch.stack([r.error[-1] ** 2 for r in runs]).mean()
+    assert 0.6 < float(gaps / bars) < 1.6
+    assert all(float(r.error[0]) == 0 for r in runs)  # the drifts of mirror images cancel at initialisation
+
+
+def test_more_particles_agree_within_the_bars(generator, examples):
+    small = mean_ode.solve(*examples, 6, generator, nodes=16, particles=16)
+    large = mean_ode.solve(*examples, 6, generator, nodes=32, particles=128)
+    gap = (small.output - large.output)[-1].square().mean().sqrt()
+    assert float(gap) < 4 * float(torch.hypot(small.error[-1], large.error[-1]))
+    assert float(large.error[-1]) < float(small.error[-1])
+
+
+def test_carried_units_are_the_trained_ones(generator, examples):
+    """With one replicate the flow is that of the network, and units at its nodes are carried without interpolation."""
+    law = mean_ode.normal(D)
+    state = generator.get_state()
+    U, V = mean_ode.particles(8, 4, D, 1, law, generator)
+    first = [W[:, 0].swapaxes(1, 2).flatten(0, 1).clone() for W in (U, V)]
+    ones = torch.ones(1, dtype=torch.float64)
+    networks = Networks(U, V, 2 * ones, 64 * ones)
+    for _ in descent(networks, *examples, 5, ahead=0.5, eta=0.7, eta_v=2.0):
+        pass
+    generator.set_state(state)
+    solution = mean_ode.solve(
+        *examples, 5, generator, nodes=8, particles=4, replicates=1, alpha=2.0, eta=0.7, eta_v=2.0
+    )
+    u, v = solution.carry(*first, np.repeat(solution.s[1:-1], 8))
+    for carried, W in ((u, networks.U), (v, networks.V)):
+        assert carried.shape == (6, 64, D)
+        torch.testing.assert_close(carried[-1], W[:, 0].swapaxes(1, 2).flatten(0, 1), rtol=0, atol=1e-12)
+    assert solution.error.isnan().all()
+
+
+def test_the_flow_starts_at_the_inputs_and_ends_in_the_loss(generator, examples):
+    x, y = examples
+    solution = mean_ode.solve(x, y, 3, generator, nodes=16, particles=64)
+    h, b = solution.at(np.array([0.0, 0.3, 1.0]))
+    assert torch.equal(h[:, 0], x.expand(4, N, D))
+    torch.testing.assert_close(h[:, 2], solution.output)
+    torch.testing.assert_close(b[:, 2], (solution.output - y) / (N * D))
+    torch.testing.assert_close(solution.loss, (solution.output - y).square().mean((1, 2)) / 2)
+    assert solution.loss.diff().max() < 0 and solution.outputs.shape == (4, 4, N, D)
+
+
+def test_particles_have_their_law(generator):
+    U, V = mean_ode.particles(4, 256, D, 2, mean_ode.normal(D, 1.5, 0.5), generator)
+    assert U.shape == V.shape == (4, 2, D, 512)
+    torch.testing.assert_close(
+        U[..., :].mT.reshape(4, 2, 256, 2, D)[..., 0, :], U.mT.reshape(4, 2, 256, 2, D)[..., 1, :]
+    )
+    assert not V.mT.reshape(4, 2, 256, 2, D).sum(3).any()
+    assert float(U.std()) == pytest.approx(1.5, rel=0.02) and float(V.std()) == pytest.approx(0.5, rel=0.02)
+    assert float(U.mean((1, 3)).abs().max()) < 0.05  # each node has the law; independent draws would allow 0.2
+    assert not torch.equal(U[:, 0], U[:, 1])
+
+
+def test_a_law_of_its_own_and_linear_blocks(generator, examples):
+    """Linear blocks, v = 0, u held by eta_u = 0: V_1 = -eta_v/alpha sum_i b_i <u, x_i>/D, and h_1 is an exponential."""
+    x, y = examples
+
+    def law(points):
+        u = math.sqrt(D) * np.eye(D)[(points[:, 0] * D).astype(int)]  # E u u^T = I
+        return u[:, None], 0 * u[:, None]
+
+    solution = mean_ode.solve(
+        x, y, 1, generator, nodes=64, particles=4096, replicates=2, law=law, eta_u=0.0, phi=identity
+    )
+    b = (x - y) / (N * D)
+    B = -D * (b.mT @ x) / D**2  # dh/ds = B h, E u u^T = I
+    torch.testing.assert_close(solution.output[1], x @ torch.linalg.matrix_exp(B).mT, rtol=0, atol=2e-3)
+
+
+def test_a_tolerance_is_looked_after(generator, examples):
+    settings = {"particles": 64, "replicates": 4}
+    mean_ode.solve(*examples, 5, generator, nodes=32, tolerance=0.05, **settings)
+    with pytest.raises(ValueError, match=r"sampling error is .*: raise particles or replicates$"):
+        mean_ode.solve(*examples, 5, generator, nodes=64, particles=2, tolerance=5e-3)
+    with pytest.raises(ValueError, match=r"is not reached; the error in depth is .*: raise nodes"):
+        mean_ode.solve(*examples, 5, generator, nodes=2, particles=512, replicates=8, tolerance=4e-3)
+    with pytest.raises(ValueError, match="replicates must be at least 2"):
+        mean_ode.solve(*examples, 5, generator, nodes=2, replicates=1, tolerance=4e-3)
+    with pytest.raises(ValueError, match="nodes must be at least 2"):
+        mean_ode.solve(*examples, 5, generator, nodes=1, tolerance=4e-3)
+
+
+def test_merged_nodes_hold_the_same_particles(generator):
+    U, _ = mean_ode.particles(4, 2, D, 1, mean_ode.normal(D), generator)
+    merged = mean_ode._merge(U)
+    assert merged.shape == (2, 1, D, 8)
+    assert torch.equal(merged[1, 0, :, :4], U[2, 0]) and torch.equal(merged[1, 0, :, 4:], U[3, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodes": 12}, "nodes must be a power of two.*take 8 or 16"),
+        ({"particles": 100}, "particles must be a power of two.*take 64 or 128"),
+        ({"replicates": 0}, "replicates must be a positive integer"),
+        ({"alpha": 0.0}, "alpha must not be zero"),
+        ({"eta_v": 1e9}, "the Mean ODE diverged at step . of 5: the learning rates are too large"),
+        ({"tolerance": -1.0}, "tolerance must be positive"),
+    ],
+)
+def test_bad_settings_are_refused(change, message, generator, examples):
+    with pytest.raises(ValueError, match=message):
+        mean_ode.solve(*examples, 5, generator, **({"nodes": 4, "particles": 16} | change))
+
+
+def test_bad_units_and_depths_are_refused(generator, examples):
+    solution = mean_ode.solve(*examples, 1, generator, nodes=4, particles=16)
+    with pytest.raises(ValueError, match="depths between 0 and 1"):
+        solution.at(np.array([1.2]))
+    with pytest.raises(ValueError, match="give each unit its depth"):
+        solution.carry(torch.zeros(2, D), torch.zeros(2, D), np.array([0.5]))
+
+
+def test_the_same_generator_gives_the_same_bits(examples):
+    one, two = (
+        mean_ode.solve(*examples, 2, torch.Generator().manual_seed(4), nodes=4, particles=8, phi=tanh) for _ in range(2)
+    )
+    assert torch.equal(one.h, two.h) and torch.equal(one.outputs, two.outputs)

@@ -1,0 +1,177 @@
+"""Descent of many networks against the formulas unit by unit, against autograd, and against each network alone."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deeplimits import training
+from deeplimits.activations import gelu, identity, relu, tanh
+from deeplimits.training import Networks, descent, gaussian, together
+
+D, N = 4, 6
+
+
+@pytest.fixture
+def examples(generator):
+    return torch.randn(2, N, D, dtype=torch.float64, generator=generator).unbind(0)
+
+
+def last(steps):
+    return list(steps)[-1]
+
+
+def one_by_one(U, V, x, y, steps, alpha, eta_u, eta_v):
+    """The recursions of the claim for one network, unit by unit and example by example; U, V (L, M, D)."""
+    U, V, (L, M, _) = U.copy(), V.copy(), U.shape
+    outputs = []
+    for _ in range(steps + 1):
+        h = np.zeros((L + 1, N, D))
+        b = np.zeros((L + 1, N, D))
+        h[0] = x
+        for l in range(L):  # noqa: E741
+            for i in range(N):
+                blocks = [V[l, j] * math.tanh(U[l, j] @ h[l, i] / D) for j in range(M)]
+                h[l + 1, i] = h[l, i] + alpha / (L * M) * sum(blocks)
+        outputs.append(h[L].copy())
+        b[L] = (h[L] - y) / (N * D)
+        for l in reversed(range(L)):  # noqa: E741
+            for i in range(N):
+                slopes = [1 - math.tanh(u @ h[l, i] / D) ** 2 for u in U[l]]
+                pulls = [U[l, j] * slopes[j] * (V[l, j] @ b[l + 1, i]) for j in range(M)]
+                b[l, i] = b[l + 1, i] + alpha / (L * M * D) * sum(pulls)
+        for l in range(L):  # noqa: E741
+            for j in range(M):
+                z = h[l] @ U[l, j] / D
+                du = ((1 - np.tanh(z) ** 2) * (b[l + 1] @ V[l, j])) @ h[l] / D
+                dv = np.tanh(z) @ b[l + 1]
+                U[l, j] -= eta_u / alpha * du
+                V[l, j] -= eta_v / alpha * dv
+    return np.stack(outputs)
+
+
+def test_training_against_the_formulas_unit_by_unit(generator, examples):
+    x, y = examples
+    networks = gaussian(3, 2, D, 2, generator, alpha=1.5)
+    expected = [
+        one_by_one(
+            *(W[:, n].mT.numpy() for W in (networks.U, networks.V)), *(z.numpy() for z in examples), 4, 1.5, 2, 3
+        )
+        for n in range(2)
+    ]
+    outputs = torch.stack([s.output.clone() for s in descent(networks, x, y, 4, eta=0.5, eta_u=4.0, eta_v=6.0)], 1)
+    np.testing.assert_allclose(outputs, np.stack(expected), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("phi", [tanh, relu, identity])
+@pytest.mark.parametrize("ahead", [0.0, 0.5])
+def test_one_step_against_autograd(phi, ahead, generator, examples):
+    """Also of the second-order scheme, of networks filled up with zeros, and of rates for each network."""
+    x, y = examples
+    networks = together([gaussian(5, 3, D, 2, generator, alpha=1.7, phi=phi), gaussian(3, 2, D, 1, generator, phi=phi)])
+    U, V = (W.clone().requires_grad_() for W in (networks.U, networks.V))
+    mean = (networks.alpha / networks.units)[:, None, None]
+    total, block, path = x.expand(3, N, D), 0.0, []
+    for u, v in zip(U, V, strict=True):
+        path.append((total + ahead * block if ahead else total).requires_grad_())
+        path[-1].retain_grad()
+        block = mean * (phi.f(path[-1] @ u / D) @ v.mT)
+        total = total + block
+    loss = (total - y).square().mean((1, 2)) / 2
+    loss.sum().backward()
+    rates = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    steps = descent(networks, x, y, 1, eta=0.3, eta_u=2.0, eta_v=rates, ahead=ahead)
+    step = next(steps)
+    torch.testing.assert_close(step.loss, loss.detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(step.h[:-1], torch.stack(path).detach(), rtol=0, atol=1e-10)
+    if not ahead:
+        torch.testing.assert_close(step.b[1:-1], torch.stack([h.grad for h in path[1:]]), rtol=0, atol=1e-10)
+    next(steps)
+    scale = 0.3 * (networks.units / networks.alpha**2)[:, None, None]
+    torch.testing.assert_close(networks.U, (U - scale * 2.0 * U.grad).detach(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(networks.V, (V - scale * rates[:, None, None] * V.grad).detach(), rtol=0, atol=1e-10)
+
+
+def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
+    shapes = [(6, 1), (2, 5), (4, 3)]
+    alone = [gaussian(L, M, D, 2, generator) for L, M in shapes]
+    packed = together([networks.copy() for networks in alone])
+    step = last(descent(packed, *examples, 5))
+    for i, (networks, (L, M)) in enumerate(zip(alone, shapes, strict=True)):
+        mine, n = last(descent(networks, *examples, 5)), slice(2 * i, 2 * i + 2)
+        torch.testing.assert_close(step.output[:, :][n], mine.output)
+        torch.testing.assert_close(step.loss[n], mine.loss)
+        torch.testing.assert_close(packed.U[:L, n, :, :M], networks.U)
+        assert not packed.U[L:, n].any() and not packed.V[:, n, :, M:].any()
+
+
+def test_steps_are_counted_and_the_last_is_not_followed_by_an_update(generator, examples):
+    networks = gaussian(3, 2, D, 2, generator)
+    assert [step.k for step in descent(networks, *examples, 3)] == [0, 1, 2, 3]
+    once = networks.copy()
+    step = last(descent(once, *examples, 1))  # one step more, and no other
+    assert step.k == 1 and step.diverged.tolist() == [-1, -1]
+    (two, three), other = list(descent(networks, *examples, 1)), networks.copy()
+    assert two.k == 0 and torch.equal(three.loss, step.loss) and torch.equal(networks.U, once.U)
+    assert torch.equal(next(descent(other, *examples, 1)).loss, step.loss)
+
+
+def test_a_diverged_network_ends_alone_and_is_recorded(generator, examples):
+    networks = gaussian(4, 3, D, 3, generator)
+    healthy = networks.copy()
+    rates = torch.tensor([4.0, 1e9, 4.0], dtype=torch.float64)
+    steps = [
+        (s.loss.clone(), s.diverged.clone(), s.output.clone()) for s in descent(networks, *examples, 8, eta_v=rates)
+    ]
+    reference = last(descent(healthy, *examples, 8))
+    loss, diverged, output = steps[-1]
+    k = int(diverged[1])
+    assert diverged[[0, 2]].tolist() == [-1, -1] and k > 0
+    assert all(s[0][1].isfinite() for s in steps[:k]) and all(s[0][1].isnan() for s in steps[k:])
+    assert output[1].isnan().all() and networks.U[:, 1].isnan().all()
+    assert torch.equal(loss[[0, 2]], reference.loss[[0, 2]])
+    assert torch.equal(networks.V[:, [0, 2]], healthy.V[:, [0, 2]])
+
+
+def test_the_initial_law(generator):
+    networks = gaussian(20, 30, 9, 7, generator, sigma_v=0.5)
+    assert networks.U.shape == networks.V.shape == (20, 7, 9, 30) and networks.units.tolist() == [600.0] * 7
+    assert float(networks.U.std()) == pytest.approx(3.0, rel=0.02)  # 37 800 draws: relative error 0.0036
+    assert float(networks.V.std()) == pytest.approx(0.5, rel=0.02)
+    assert not gaussian(2, 2, 3, 1, generator, sigma_v=0.0).V.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be a positive integer"),
+        ({"eta": math.inf}, "eta must be finite"),
+        ({"eta_u": -1.0}, "eta_u must be a finite number >= 0"),
+        ({"eta_v": torch.ones(5)}, "one for each of the 2 networks"),
+        ({"eta_v": math.nan}, "eta_v must be a finite number >= 0"),
+        ({"x": torch.zeros(N, D + 1)}, r"shape \(examples, D = 4\)"),
+        ({"y": torch.zeros(N - 1, D)}, "x and y must both have the shape"),
+        ({"y": torch.full((N, D), math.inf)}, "x and y must be finite"),
+    ],
+)
+def test_bad_settings_are_refused(change, message, generator, examples):
+    settings = dict(zip(("x", "y"), examples, strict=True)) | {"steps": 2} | change
+    with pytest.raises(ValueError, match=message):
+        next(descent(gaussian(2, 2, D, 2, generator), **settings))
+
+
+def test_bad_networks_are_refused(generator):
+    good = gaussian(2, 3, D, 2, generator)
+    for bad in [(good.U[0], good.V[0]), (good.U, good.V[:1]), (good.U[:, :1], good.V[:, :1])]:
+        with pytest.raises(ValueError, match="U and V must have one shape"):
+            Networks(*bad, good.alpha, good.units)
+    with pytest.raises(ValueError, match="derivative as a function of its value"):
+        gaussian(2, 3, D, 2, generator, phi=gelu)
+    with pytest.raises(TypeError, match="phi must be of type Activation"):
+        gaussian(2, 3, D, 2, generator, phi="tanh")
+    with pytest.raises(ValueError, match="alpha must be positive"):
+        gaussian(2, 3, D, 2, generator, alpha=0.0)
+    with pytest.raises(ValueError, match="must share width and activation"):
+        together([good, gaussian(2, 3, D + 1, 2, generator)])
+    assert training.CEILING > 1

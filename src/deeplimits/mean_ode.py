@@ -129,9 +129,8 @@ def particles(
         points = qmc.Sobol(2 * width + 1, rng=np.random.default_rng(seed)).random(nodes * count)
         points = points[points[:, 0].argsort(), 1:].clip(2.0**-33, 1 - 2.0**-33)
         weights.append([w.reshape(nodes, -1, width).swapaxes(1, 2) for w in law(points)])
-    return tuple(
-        torch.as_tensor(np.stack(W, 1), dtype=dtype, device=generator.device) for W in zip(*weights, strict=True)
-    )
+    U, V = (np.ascontiguousarray(np.stack(W, 1)) for W in zip(*weights, strict=True))
+    return tuple(torch.as_tensor(W, dtype=dtype, device=generator.device) for W in (U, V))
 
 
 def depths(nodes: int) -> np.ndarray:
@@ -166,6 +165,10 @@ def solve(
     four times as large. Raises ValueError, naming what to raise, if either exceeds it.
     """
     D = x.shape[-1]
+    if finite("alpha", alpha) == 0:
+        raise ValueError("alpha must not be zero: nothing would move; 1 is the scale of maximal updates")
+    if tolerance is not None:
+        _check_tolerance(tolerance, nodes, replicates)
     U, V = _draw(nodes, particles, D, replicates, law or normal(D), generator, x.dtype)
     ones = torch.ones(replicates, dtype=x.dtype, device=x.device)
     settings = {"eta": eta, "eta_u": eta_u, "eta_v": eta_v, "ahead": 0.5}
@@ -198,8 +201,16 @@ def solve(
     )
     if tolerance:
         coarse = [step.output.clone() for step in descent(network(nodes // 2, *merged), x, y, steps, **settings)]
-        _look_after(solution, torch.stack(coarse, 1), finite("tolerance", tolerance))
+        _look_after(solution, torch.stack(coarse, 1), tolerance)
     return solution
+
+
+def _check_tolerance(tolerance: float, nodes: int, replicates: int) -> None:
+    if finite("tolerance", tolerance) <= 0:
+        raise ValueError(f"tolerance must be positive, got {tolerance}; for example 1e-3")
+    for name, value in (("nodes", nodes), ("replicates", replicates)):
+        if value < 2:
+            raise ValueError(f"{name} must be at least 2 for an error to be seen, got {value}; raise {name}")
 
 
 _draw = particles  # the argument of ``solve`` has the same name

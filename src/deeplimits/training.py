@@ -195,6 +195,8 @@ def descent(
             total = total + block
         b[0] = total
         yield Step(k, h, b, loss, diverged)
+        if k == steps:
+            return
         _descend(U, u_rate * h[:-1], g)
         _descend(V, v_rate * b[1:], a)
 
