@@ -87,7 +87,7 @@ def test_the_error_bar_is_that_of_repeated_solutions(generator, examples):
     gaps = all_outputs.var(0).mean()
     bars = torch.stack([r.error[-1] ** 2 for r in runs]).mean()
     assert 0.6 < float(gaps / bars) < 1.6
-    assert all(float(r.error[0]) == 0 for r in runs)  # the drifts of mirror images cancel at initialisation
+    assert all(float(r.error[0]) < 1e-14 for r in runs)  # the drifts of mirror images cancel at initialisation
 
 
 def test_more_particles_agree_within_the_bars(generator, examples):

@@ -106,15 +106,16 @@ def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
         assert not packed.U[L:, n].any() and not packed.V[:, n, :, M:].any()
 
 
-def test_steps_are_counted_and_the_last_is_not_followed_by_an_update(generator, examples):
+def test_steps_are_counted_and_the_last_makes_no_update(generator, examples):
     networks = gaussian(3, 2, D, 2, generator)
-    assert [step.k for step in descent(networks, *examples, 3)] == [0, 1, 2, 3]
-    once = networks.copy()
-    step = last(descent(once, *examples, 1))  # one step more, and no other
-    assert step.k == 1 and step.diverged.tolist() == [-1, -1]
-    (two, three), other = list(descent(networks, *examples, 1)), networks.copy()
-    assert two.k == 0 and torch.equal(three.loss, step.loss) and torch.equal(networks.U, once.U)
-    assert torch.equal(next(descent(other, *examples, 1)).loss, step.loss)
+    once, thrice = networks.copy(), networks.copy()
+    steps, weights = zip(*((step, thrice.U.clone()) for step in descent(thrice, *examples, 3)), strict=True)
+    assert [step.k for step in steps] == [0, 1, 2, 3] and steps[-1].diverged.tolist() == [-1, -1]
+    first, second = (step.loss for step in descent(once, *examples, 1))
+    assert torch.equal(once.U, weights[0]) and not torch.equal(once.U, networks.U)
+    assert torch.equal(next(descent(networks, *examples, 1)).loss, first)
+    assert torch.equal(next(descent(once, *examples, 1)).loss, second)
+    assert torch.equal(weights[2], weights[3])
 
 
 def test_a_diverged_network_ends_alone_and_is_recorded(generator, examples):
