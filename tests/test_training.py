@@ -93,6 +93,18 @@ def test_one_step_against_autograd(phi, ahead, generator, examples):
     torch.testing.assert_close(networks.V, (V - scale * rates[:, None, None] * V.grad).detach(), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("phi", [tanh, relu, identity])
+def test_the_loops_of_a_gpu_give_the_same(phi, generator, examples, monkeypatch):
+    """On a GPU they run on PyTorch's own operations; here the same code does, on the CPU."""
+    networks = gaussian(4, 3, D, 2, generator, phi=phi)
+    other = networks.copy()
+    here = last(descent(networks, *examples, 3))
+    monkeypatch.setattr(training, "_library", lambda device: (torch, lambda tensor: tensor))
+    there = last(descent(other, *examples, 3))
+    torch.testing.assert_close(there.h, here.h, rtol=0, atol=1e-13)
+    torch.testing.assert_close(other.V, networks.V, rtol=0, atol=1e-13)
+
+
 def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
     shapes = [(6, 1), (2, 5), (4, 3)]
     alone = [gaussian(L, M, D, 2, generator) for L, M in shapes]

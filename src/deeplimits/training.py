@@ -166,51 +166,62 @@ def descent(
     """
     L, n, D, M = networks.U.shape
     steps, N = positive_integer("steps", steps), _examples(x, y, D)
-    U, V, phi = networks.U, networks.V, networks.phi
-    mean = (networks.alpha / networks.units)[:, None, None]
-    u_rate = finite("eta", eta) * _per_network("eta_u", D if eta_u is None else eta_u, networks.alpha) / D
-    v_rate = eta * _per_network("eta_v", D if eta_v is None else eta_v, networks.alpha)
-    a, g, change, small = (U.new_empty(shape) for shape in ((L, n, N, M), (n, N, M), (n, D, M), (n, N, D)))
-    h, b = U.new_empty(L + 1, n, N, D), U.new_empty(L + 1, n, N, D)
-    diverged, first = torch.full((n,), -1, device=U.device), None
-    for k in range(steps + 1):
-        total, block = x.expand(n, N, D), 0.0
+    tensors = networks.U, networks.V, networks.U.new_empty(L + 1, n, N, D), networks.U.new_empty(L + 1, n, N, D)
+    rates = (
+        finite("eta", eta) / D * _per_network("eta_u", D if eta_u is None else eta_u, networks.alpha),
+        eta * _per_network("eta_v", D if eta_v is None else eta_v, networks.alpha),
+        (networks.alpha / networks.units)[:, None, None],
+    )
+    work = (networks.U.new_empty(shape) for shape in ((L, n, N, M), (n, N, M), (n, D, M), (n, N, D)))
+    xp, native = _library(networks.U.device)
+    U, V, h, b, *rest = (native(t) for t in (*tensors, *rates, *work, x, y))
+    u_rate, v_rate, mean, a, g, change, small, inputs, targets = rest
+    phi, diverged, first = networks.phi, torch.full((n,), -1, device=x.device), None
+
+    def forward() -> None:
+        h[0], block = inputs, 0.0
+        total = h[0]
         for l in range(L):  # noqa: E741 - the paper's letter
             h[l] = total + ahead * block
-            phi.write(_product(h[l] / D, U[l], a[l]))
-            block = mean * _product(a[l], V[l].mT, small)
+            phi.write(xp.matmul(h[l] / D, U[l], out=a[l]))
+            block = mean * xp.matmul(a[l], V[l].swapaxes(1, 2), out=small)
             total = total + block
         h[L] = total
-        loss = (total - y).square().mean((1, 2)) / 2
-        first = loss if first is None else first
-        ended = ~(loss <= CEILING * first) | (diverged >= 0)
-        if ended.any():
-            diverged = torch.where(ended & (diverged < 0), k, diverged)
-            loss = loss.masked_fill(ended, torch.nan)
-            for tensor in (U, V, h):
-                tensor[:, ended] = torch.nan
-        total, block = (h[L] - y) / (N * D), 0.0
+
+    def backward(update: bool) -> None:
+        total, block = (h[L] - targets) / (N * D), 0.0
         for l in reversed(range(L)):  # noqa: E741
             b[l + 1] = total + ahead * block
-            phi.pull(_product(b[l + 1], V[l], g), a[l], g)
-            block = mean / D * _product(g, U[l].mT, small)
+            phi.pull(xp.matmul(b[l + 1], V[l], out=g), a[l])
+            block = mean / D * xp.matmul(g, U[l].swapaxes(1, 2), out=small)
             total = total + block
-            if k < steps:
-                U[l] -= _product((u_rate * h[l]).mT, g, change)
-                V[l] -= _product((v_rate * b[l + 1]).mT, a[l], change)
+            if update:
+                U[l] -= xp.matmul((u_rate * h[l]).swapaxes(1, 2), g, out=change)
+                V[l] -= xp.matmul((v_rate * b[l + 1]).swapaxes(1, 2), a[l], out=change)
         b[0] = total
-        yield Step(k, h, b, loss, diverged)
+
+    for k in range(steps + 1):
+        with np.errstate(all="ignore"):  # overflow is a result here
+            forward()
+            loss = (tensors[2][L] - y).square().mean((1, 2)) / 2
+            first = loss if first is None else first
+            ended = ~(loss <= CEILING * first) | (diverged >= 0)
+            if ended.any():
+                diverged = torch.where(ended & (diverged < 0), k, diverged)
+                loss = loss.masked_fill(ended, torch.nan)
+                for tensor in tensors[:3]:
+                    tensor[:, ended] = torch.nan
+            backward(update=k < steps)
+        yield Step(k, *tensors[2:], loss, diverged)
 
 
-def _product(A: Tensor, B: Tensor, out: Tensor) -> Tensor:
-    """A @ B, a batch of matrices each, into ``out``.
+def _library(device: torch.device):
+    """Where the loops find matmul, and how a tensor is handed to them.
 
-    On the CPU by NumPy, whose products with ten rows take a third to a half of the time of PyTorch's here.
+    NumPy on the CPU, on the same memory: for products with ten rows it takes a third of the time of PyTorch, and for
+    operations on narrow networks, which are mostly the call itself, a fifth. PyTorch elsewhere.
     """
-    if out.device.type != "cpu":
-        return torch.bmm(A, B, out=out)
-    np.matmul(A.numpy(), B.numpy(), out=out.numpy())
-    return out
+    return (np, Tensor.numpy) if device.type == "cpu" else (torch, lambda tensor: tensor)
 
 
 def _per_network(name: str, rate: float | Tensor, alpha: Tensor) -> Tensor:
