@@ -205,7 +205,7 @@ def descent(
             forward()
             loss = (tensors[2][L] - y).square().mean((1, 2)) / 2
             first = loss if first is None else first
-            ended = ~(loss <= CEILING * first) | (diverged >= 0)
+            ended = ~(loss <= CEILING * first)
             if ended.any():
                 diverged = torch.where(ended & (diverged < 0), k, diverged)
                 loss = loss.masked_fill(ended, torch.nan)
