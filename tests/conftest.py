@@ -9,6 +9,9 @@ import torch
 ALPHA = 1e-5
 
 
+torch.set_num_threads(1)  # the workers share the cores, and threads that wait for each other take turns spinning
+
+
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(20260)

@@ -14,9 +14,9 @@ def measured(value, error=1.0, diverged=0):
     return statistics.Estimate(value, error, 100, diverged, lambda z: (value - z * error, value + z * error))
 
 
-def recorded(predicted, estimate, printed=None, part="part"):
+def recorded(predicted, estimate, printed=None, part="part", inside=False):
     ledger = Ledger("scaling/stability")
-    ledger.record("M-03", part, predicted, estimate, printed=printed)
+    ledger.record("M-03", part, predicted, estimate, printed=printed, inside=inside)
     return ledger.records["M-03", part]
 
 
@@ -49,6 +49,35 @@ def verdict(predicted, estimate, printed=None):
 )
 def test_verdict(predicted, estimate, printed, expected):
     assert verdict(predicted, estimate, printed) == expected
+
+
+@pytest.mark.parametrize(
+    ("predicted", "estimate", "expected"),
+    [
+        ((0.0, inf), measured(4.1), "holds"),
+        ((0.0, inf), measured(3.9), "fails"),  # its interval reaches beyond 0
+        ((0.0, inf), measured(0.0), "fails"),  # no effect is not a positive effect
+        ((-inf, 0.0), measured(0.0), "fails"),
+        ((-inf, 0.0), measured(-4.1), "holds"),
+        ((0.0, inf), statistics.exact(0.0), "fails"),  # strict
+        ((-5.0, 5.0), measured(0.5), "holds"),
+        ((-5.0, 5.0), measured(1.5), "fails"),
+        ((0.0, inf), measured(nan), "fails"),
+        ((0.0, inf), measured(10.0, diverged=1), "fails"),
+    ],
+)
+def test_strict_inequality_wants_the_whole_interval(predicted, estimate, expected):
+    assert recorded(predicted, estimate, inside=True).verdict == expected
+
+
+def test_strict_inequality_is_shown_and_kept():
+    record = recorded((0.0, inf), measured(10.0), inside=True)
+    assert record.row()[1] == "> 0" and record.json()["inside"] is True
+    assert recorded((-inf, 0.0), measured(-10.0), inside=True).row()[1] == "< 0"
+    assert recorded((1.0, 2.0), measured(1.5, 0.01), inside=True).row()[1] == "1 < … < 2"
+    assert recorded((0.0, inf), measured(10.0)).json()["inside"] is False
+    with pytest.raises(ValueError, match="with inside=True predicted must be a range"):
+        recorded(1.0, measured(1.0), inside=True)
 
 
 def test_false_alarm_rate_of_a_true_claim(generator):

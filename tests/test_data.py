@@ -144,3 +144,12 @@ def test_a_damaged_download_is_never_kept(fake, generator):
 def test_unknown_names_are_refused(generator):
     with pytest.raises(ValueError, match="name must be one of 'digits', 'mnist', 'cifar10', got 'imagenet'"):
         data.load("imagenet", generator)
+
+
+def test_regression_data_are_standard_normal(generator):
+    x, y = data.regression(200, 50, generator)
+    assert x.shape == y.shape == (200, 50) and x.dtype == torch.float64 and not torch.equal(x, y)
+    for z in (x, y):  # 10 000 numbers: standard errors 0.01 of the mean and 0.007 of the standard deviation
+        assert abs(float(z.mean())) < 0.05 and abs(float(z.std()) - 1) < 0.035
+    with pytest.raises(ValueError, match="examples must be a positive integer"):
+        data.regression(0, 3, generator)

@@ -78,6 +78,29 @@ def test_power_law_recovers_its_exponent_with_honest_errors(generator):
     assert abs(np.mean([f.value for f in fits]) + 0.5) < 0.01
 
 
+def test_paired_power_law_has_honest_errors_where_sizes_share_their_noise(generator):
+    sizes = [10, 20, 40, 80]
+
+    def experiment(paired):
+        shared = normal(generator, 100)
+        runs = [size**-0.5 * torch.exp(0.5 * shared + 0.1 * normal(generator, 100)) for size in sizes]
+        return statistics.power_law(sizes, runs, generator, paired=paired)
+
+    fits, wide = ([experiment(paired) for _ in range(200)] for paired in (True, False))
+    assert abs(coverage(fits, -0.5, 2) - 0.9545) < 0.075  # 5 standard errors of 200 replicates
+    assert 3 * np.mean([f.standard_error for f in fits]) < np.mean([f.standard_error for f in wide])
+
+
+def test_paired_power_law_leaves_a_run_out_everywhere(generator):
+    x = torch.tensor([1.0, 2.0, 3.0])
+    y = torch.tensor([2.0, 4.0, float("inf")])
+    fit = statistics.power_law([1, 2], [x, y], generator, paired=True)
+    assert (fit.value, fit.diverged, fit.samples) == (pytest.approx(1.0), 1, 2)
+    assert fit.standard_error == pytest.approx(0.0, abs=1e-12)  # y is 2 x, run by run
+    with pytest.raises(ValueError, match="paired runs must be as many at every size"):
+        statistics.power_law([1, 2], [x, y[:2]], generator, paired=True)
+
+
 def test_diverged_runs_are_counted_and_left_out(generator):
     x = torch.tensor([1.0, float("inf"), 3.0, float("nan")])
     assert (statistics.mean(x).value, statistics.mean(x).samples, statistics.mean(x).diverged) == (2.0, 2, 2)

@@ -86,11 +86,23 @@ def test_one_step_against_autograd(phi, ahead, generator, examples):
     torch.testing.assert_close(step.loss, loss.detach(), rtol=0, atol=1e-10)
     torch.testing.assert_close(step.h[:-1], torch.stack(path).detach(), rtol=0, atol=1e-10)
     if not ahead:
-        torch.testing.assert_close(step.b[1:-1], torch.stack([h.grad for h in path[1:]]), rtol=0, atol=1e-10)
+        torch.testing.assert_close(step.b[:-1], torch.stack([h.grad for h in path]), rtol=0, atol=1e-10)
     next(steps)
     scale = 0.3 * (networks.units / networks.alpha**2)[:, None, None]
     torch.testing.assert_close(networks.U, (U - scale * 2.0 * U.grad).detach(), rtol=0, atol=1e-10)
     torch.testing.assert_close(networks.V, (V - scale * rates[:, None, None] * V.grad).detach(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("phi", [tanh, relu, identity])
+def test_the_loops_of_a_gpu_give_the_same(phi, generator, examples, monkeypatch):
+    """On a GPU they run on PyTorch's own operations; here the same code does, on the CPU."""
+    networks = gaussian(4, 3, D, 2, generator, phi=phi)
+    other = networks.copy()
+    here = last(descent(networks, *examples, 3))
+    monkeypatch.setattr(training, "_library", lambda device: (torch, lambda tensor: tensor))
+    there = last(descent(other, *examples, 3))
+    torch.testing.assert_close(there.h, here.h, rtol=0, atol=1e-13)
+    torch.testing.assert_close(other.V, networks.V, rtol=0, atol=1e-13)
 
 
 def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
@@ -106,15 +118,16 @@ def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
         assert not packed.U[L:, n].any() and not packed.V[:, n, :, M:].any()
 
 
-def test_steps_are_counted_and_the_last_is_not_followed_by_an_update(generator, examples):
+def test_steps_are_counted_and_the_last_makes_no_update(generator, examples):
     networks = gaussian(3, 2, D, 2, generator)
-    assert [step.k for step in descent(networks, *examples, 3)] == [0, 1, 2, 3]
-    once = networks.copy()
-    step = last(descent(once, *examples, 1))  # one step more, and no other
-    assert step.k == 1 and step.diverged.tolist() == [-1, -1]
-    (two, three), other = list(descent(networks, *examples, 1)), networks.copy()
-    assert two.k == 0 and torch.equal(three.loss, step.loss) and torch.equal(networks.U, once.U)
-    assert torch.equal(next(descent(other, *examples, 1)).loss, step.loss)
+    once, thrice = networks.copy(), networks.copy()
+    steps, weights = zip(*((step, thrice.U.clone()) for step in descent(thrice, *examples, 3)), strict=True)
+    assert [step.k for step in steps] == [0, 1, 2, 3] and steps[-1].diverged.tolist() == [-1, -1]
+    first, second = (step.loss for step in descent(once, *examples, 1))
+    assert torch.equal(once.U, weights[0]) and not torch.equal(once.U, networks.U)
+    assert torch.equal(next(descent(networks, *examples, 1)).loss, first)
+    assert torch.equal(next(descent(once, *examples, 1)).loss, second)
+    assert torch.equal(weights[2], weights[3])
 
 
 def test_a_diverged_network_ends_alone_and_is_recorded(generator, examples):

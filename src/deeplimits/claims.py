@@ -6,6 +6,9 @@ claim a prediction and an estimate, and ends with ``ledger.table()``; the verdic
     a record holds if no run diverged, the measurement's interval at 4 standard errors meets the
     prediction, and, where the source prints something else, the interval at 5 misses what is printed.
 
+``inside=True`` is for strict inequalities, such as signs: the interval at 4 standard errors must lie strictly
+inside the prediction. (An interval that only meets it is there for an effect of exactly zero, too.)
+
 ``ledger.table()`` also hands the records, as JSON of type :data:`MIME`, to whoever reads the executed
 notebook; the book's scorecard is made from them.
 """
@@ -64,12 +67,14 @@ class Record:
     prediction: Range
     measured: Estimate
     printed: Range | None
+    inside: bool = False
 
     @property
     def verdict(self) -> str:
         """``holds`` or ``fails``, by the rule in the module's docstring. NaN never holds."""
         m = self.measured
-        good = m.diverged == 0 and _meets(m.interval(HOLD), self.prediction)
+        agree = _within if self.inside else _meets
+        good = m.diverged == 0 and agree(m.interval(HOLD), self.prediction)
         if self.printed is not None:
             good = good and _apart(m.interval(REJECT), self.printed)
         return "holds" if good else "fails"
@@ -89,6 +94,7 @@ class Record:
             "statement": c.statement,
             "source": c.source,
             "prediction": [_plain(x) for x in self.prediction],
+            "inside": self.inside,
             "printed": None if self.printed is None else [_plain(x) for x in self.printed],
             "measured": _plain(m.value),
             "standard_error": _plain(m.standard_error),
@@ -108,6 +114,8 @@ class Record:
         scale = abs(m.value) * 1e-2 if _is_exact(m) else (high - low) / 2
         digits = min(max(0, 1 - floor(log10(scale))), 6) if 1e-9 < scale < inf else 4
         predicted = _range(self.prediction, digits + 1)
+        if self.inside:
+            predicted = predicted.replace("≤", "<").replace("≥", ">").replace("…", "< … <")
         if self.printed is not None:
             predicted += f" (printed: {_range(self.printed, digits + 1)})"
         interval = "exact" if _is_exact(m) else f"{_number(low, digits)} … {_number(high, digits)}"
@@ -131,20 +139,26 @@ class Ledger:
         measured: Estimate,
         *,
         printed: float | Range | None = None,
+        inside: bool = False,
     ) -> None:
         """Compare ``measured`` with ``predicted``, and with what the source printed if that is different.
 
-        A range (low, high) stands for an inequality; ``(-inf, b)`` is a bound from above. Recording the
-        same ``id`` and ``part`` again replaces the record, as rerunning a cell should.
+        A range (low, high) stands for an inequality; ``(-inf, b)`` is a bound from above. With ``inside`` the
+        inequality is strict, and the whole interval of 4 standard errors must lie in the range. ``printed`` is what the
+        source prints, or what its formula gives as the chapter says it reads it. Recording the same ``id`` and
+        ``part`` again replaces the record, as rerunning a cell should.
 
-        Raises KeyError if ``id`` is not in the registry, TypeError if ``measured`` is no Estimate.
+        Raises KeyError if ``id`` is not in the registry, TypeError if ``measured`` is no Estimate, ValueError if
+        nothing can lie inside ``predicted``.
         """
         if id not in registry():
             raise KeyError(f"unknown claim id {id!r}: it must be one of the tables of claims.toml; add it there first")
         instance("measured", measured, Estimate, "make one with deeplimits.statistics")
         claim, predicted, printed = registry()[id], _as_range(predicted), _as_range(printed)
+        if inside and predicted[0] == predicted[1]:
+            raise ValueError(f"with inside=True predicted must be a range (low, high), got {predicted[0]}; widen it")
         self.shown.discard((id, part))
-        self.records[id, part] = Record(claim, part, self.chapter, predicted, measured, printed)
+        self.records[id, part] = Record(claim, part, self.chapter, predicted, measured, printed, inside)
 
     def show(self, *ids: str) -> "Table":
         """The rows of ``ids`` recorded since they were last shown, to be the last expression of a cell.
@@ -197,6 +211,10 @@ class Table:
 
 def _meets(a: Range, b: Range) -> bool:
     return a[0] <= b[1] and b[0] <= a[1]
+
+
+def _within(a: Range, b: Range) -> bool:
+    return b[0] < a[0] and a[1] < b[1]
 
 
 def _apart(a: Range, b: Range) -> bool:

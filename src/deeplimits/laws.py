@@ -78,7 +78,7 @@ def ornstein_uhlenbeck(x0: float, alpha: float, beta: float, time: float) -> Tra
     """X_t for the activation ``erfi_exponential(alpha, beta)`` and X_0 = x0 (Hayou, Proposition 4).
 
     g = erfi^-1(alpha X + beta) is an Ornstein-Uhlenbeck process, dg = -a g dt + sqrt(a) dB with a = pi alpha^2/4, so
-    g_t ~ N(g_0 e^(-at), (1 - e^(-2at))/2). X has infinite variance as soon as t >= log 2/(2a).
+    g_t ~ N(g_0 e^(-at), (1 - e^(-2at))/2). X has infinite variance for t > log 2/(2a), and at equality unless g_0 = 0.
     """
     x0, alpha, beta, t = finite("x0", x0), finite("alpha", alpha), finite("beta", beta), _positive_time(time)
     if alpha == 0:

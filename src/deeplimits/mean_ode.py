@@ -128,7 +128,14 @@ def particles(
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         points = qmc.Sobol(2 * width + 1, rng=np.random.default_rng(seed)).random(nodes * count)
         points = points[points[:, 0].argsort(), 1:].clip(2.0**-33, 1 - 2.0**-33)
-        weights.append([w.reshape(nodes, -1, width).swapaxes(1, 2) for w in law(points)])
+        units = law(points)
+        shapes = {w.shape for w in units}
+        if {(len(s), s[0], s[-1]) for s in shapes} != {(3, len(points), width)} or len(shapes) > 1:
+            raise ValueError(
+                f"law must return u and v of one shape (points, copies, width), here ({len(points)}, copies, {width}), "
+                f"got {[w.shape for w in units]}; for one unit a point write u[:, None], v[:, None]"
+            )
+        weights.append([w.reshape(nodes, -1, width).swapaxes(1, 2) for w in units])
     U, V = (np.ascontiguousarray(np.stack(W, 1)) for W in zip(*weights, strict=True))
     return tuple(torch.as_tensor(W, dtype=dtype, device=generator.device) for W in (U, V))
 

@@ -113,26 +113,43 @@ def exact(value: float, samples: int = 1) -> Estimate:
 
 
 def power_law(
-    sizes: Sequence[float], runs: Sequence[Tensor], generator: torch.Generator, resamples: int = 400
+    sizes: Sequence[float],
+    runs: Sequence[Tensor],
+    generator: torch.Generator,
+    resamples: int = 400,
+    *,
+    paired: bool = False,
 ) -> Estimate:
     """The exponent p of ``mean(run) ~ size^p``: least squares in log-log over the sizes.
 
     ``runs[i]`` holds the independent runs at ``sizes[i]``. Runs are resampled, not points of the line: the
     points of a log-log plot carry unequal errors, and their scatter about a line says nothing of them.
+    ``paired`` says that run i is driven by the same noise at all sizes: the same runs are then resampled at all of
+    them, and a run that diverged at one size is left out at all. Raises ValueError if sizes and runs do not pair up.
     """
-    kept = [_finite(r) for r in runs]
-    if len(sizes) != len(runs) or len(runs) < 2 or any(x.size < 2 for x, _ in kept):
+    if paired and len({len(r) for r in runs}) > 1:
+        raise ValueError(f"paired runs must be as many at every size, got {[len(r) for r in runs]}; drop paired")
+    lost = [_finite(r)[1] for r in runs]
+    if paired:
+        whole = torch.stack(list(runs)).isfinite().all(0)
+        runs = [r[whole] for r in runs]
+    kept = [_finite(r)[0] for r in runs]
+    if len(sizes) != len(runs) or len(runs) < 2 or any(x.size < 2 for x in kept):
         raise ValueError(
             f"sizes and runs must pair up, at least two sizes with two finite runs each, got {len(sizes)} sizes and "
-            f"runs of {[x.size for x, _ in kept]}; add sizes or runs"
+            f"runs of {[x.size for x in kept]}; add sizes or runs"
         )
     t = np.log(np.asarray(sizes, float))
     weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-    logs = np.stack([np.log(rng.choice(x, (resamples, x.size)).mean(1)) for x, _ in kept], 1)
-    slope = float(weights @ [np.log(x.mean()) for x, _ in kept])
-    error, n = (logs @ weights).std(ddof=1), min(x.size for x, _ in kept)
-    return _student(slope, error, inf, n, sum(k for _, k in kept))
+    n = min(x.size for x in kept)
+    if paired:
+        same = rng.integers(n, size=(resamples, n))
+        logs = np.stack([np.log(x[same].mean(1)) for x in kept], 1)
+    else:
+        logs = np.stack([np.log(rng.choice(x, (resamples, x.size)).mean(1)) for x in kept], 1)
+    slope = float(weights @ [np.log(x.mean()) for x in kept])
+    return _student(slope, (logs @ weights).std(ddof=1), inf, n, sum(lost))
 
 
 def crossing(values: Tensor, grid: Tensor) -> Tensor:

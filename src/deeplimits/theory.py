@@ -43,8 +43,9 @@ def mean_square_norm(depth: int, beta: float, phi: Activation = relu, gain: floa
 def log_norm_limit(width: int, time: float = 1.0) -> tuple[float, float]:
     """Mean and variance of the normal limit of log ||h_L||^2/||h_0||^2: ((1/2 - 1/d) s, 2 s/d).
 
-    ``time`` s is L^(1 - 2 beta): 1 at beta = 1/2, where the limit is a theorem; below 1/2 the law is
-    asymptotically normal with these parameters.
+    ``time`` s is L^(1 - 2 beta): 1 at beta = 1/2, where the limit is a theorem. For 1/6 < beta < 1/2 the law is
+    asymptotically normal with these parameters; below 1/6 it still is normal, but the next term of the mean, of
+    order L^(1 - 4 beta), is larger than the standard deviation: take L times :func:`log_growth` instead.
     """
     d = positive_integer("width", width)
     return (0.5 - 1 / d) * time, 2 * time / d
