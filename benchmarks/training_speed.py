@@ -90,7 +90,7 @@ def wide(run: runtime.Runtime, x: torch.Tensor, y: torch.Tensor, L: int = 1000, 
     fast = timed(lambda: list(steps)) / few  # each an update and two passes
     work, traffic = 12 * L * L * D * N, 8 * L * L * (8 * D + 5 * N)
     print(f"one network L = M = {L}: plain loop {slow:.3f} s a step, book {fast:.3f} s, ratio {slow / fast:.2f}")
-    print(f"  {work / fast / 1e9:.0f} GFLOP/s, {work / fast / product_rate():.0%} of a product of 2000 x 2000 matrices;")
+    print(f"  {work / fast / 1e9:.0f} GFLOP/s, {work / fast / product_rate():.0%} of a 2000 x 2000 matrix product;")
     print(f"  {traffic / fast / 1e9:.1f} GB/s of arrays read and written, {traffic / fast / copy_rate():.0%} of a copy")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"  peak memory of this process {peak:.2f} GiB")

@@ -102,7 +102,7 @@ def gaussian(
 def together(ensembles: Sequence[Networks]) -> Networks:
     """One ensemble of networks of several shapes, the smaller ones filled up with zeros.
 
-    A unit with u = v = 0 adds nothing, and gets no gradient since rho(0) v = 0 and rho(0) = 0: it stays zero. So the
+    A unit with u = v = 0 adds nothing, and gets no gradient since <v, b> = 0 and rho(0) = 0: it stays zero. So the
     networks are the same; what the ensemble gains is fewer and larger products, what it loses is the zeros.
     """
     depth, hidden = max(e.U.shape[0] for e in ensembles), max(e.U.shape[3] for e in ensembles)
