@@ -78,6 +78,18 @@ def test_power_law_recovers_its_exponent_with_honest_errors(generator):
     assert abs(np.mean([f.value for f in fits]) + 0.5) < 0.01
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_power_law_of_few_runs_keeps_its_false_alarm_rate(generator, paired):
+    """1500 fits to 4 runs a size; the share that covers at z = 2 (95.4 %) stays within 5 standard errors = 2.7 %."""
+    sizes = [10, 20, 40]
+
+    def experiment():
+        runs = [size**-0.5 * (1 + 0.1 * normal(generator, 4)) for size in sizes]
+        return statistics.power_law(sizes, runs, generator, 200, paired=paired)
+
+    assert abs(coverage([experiment() for _ in range(1500)], -0.5, 2) - 0.9545) < 0.027
+
+
 def test_paired_power_law_has_honest_errors_where_sizes_share_their_noise(generator):
     sizes = [10, 20, 40, 80]
 

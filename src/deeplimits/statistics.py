@@ -46,9 +46,9 @@ def mean(x: Tensor) -> Estimate:
 def difference(x: Tensor, y: Tensor) -> Estimate:
     """mean(x) - mean(y) of two independent samples, with Welch's interval."""
     a, b = mean(x), mean(y)
-    u, v = a.standard_error**2, b.standard_error**2
-    freedom = (u + v) ** 2 / (u**2 / (a.samples - 1) + v**2 / (b.samples - 1)) if u + v > 0 else inf
-    return _student(a.value - b.value, sqrt(u + v), freedom, min(a.samples, b.samples), a.diverged + b.diverged)
+    parts = np.array([a.standard_error**2, b.standard_error**2])
+    freedom = _welch(parts, np.array([a.samples - 1, b.samples - 1]))
+    return _student(a.value - b.value, sqrt(parts.sum()), freedom, min(a.samples, b.samples), a.diverged + b.diverged)
 
 
 def variance(x: Tensor) -> Estimate:
@@ -123,7 +123,8 @@ def power_law(
     """The exponent p of ``mean(run) ~ size^p``: least squares in log-log over the sizes.
 
     ``runs[i]`` holds the independent runs at ``sizes[i]``. Runs are resampled, not points of the line: the
-    points of a log-log plot carry unequal errors, and their scatter about a line says nothing of them.
+    points of a log-log plot carry unequal errors, and their scatter about a line says nothing of them. The interval
+    is Student's (Welch's where sizes have their own runs): few runs make it wide.
     ``paired`` says that run i is driven by the same noise at all sizes: the same runs are then resampled at all of
     them, and a run that diverged at one size is left out at all. Raises ValueError if sizes and runs do not pair up.
     """
@@ -142,14 +143,18 @@ def power_law(
     t = np.log(np.asarray(sizes, float))
     weights = (t - t.mean()) / ((t - t.mean()) ** 2).sum()
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
-    n = min(x.size for x in kept)
+    n = np.array([x.size for x in kept])
+    # Samples of n - 1 runs: the mean of n would vary less than a mean does, by the factor 1 - 1/n.
     if paired:
-        same = rng.integers(n, size=(resamples, n))
+        same = rng.integers(n[0], size=(resamples, n[0] - 1))
         logs = np.stack([np.log(x[same].mean(1)) for x in kept], 1)
+        error, freedom = (logs @ weights).std(ddof=1), n[0] - 1
     else:
-        logs = np.stack([np.log(rng.choice(x, (resamples, x.size)).mean(1)) for x in kept], 1)
+        logs = np.stack([np.log(rng.choice(x, (resamples, x.size - 1)).mean(1)) for x in kept], 1)
+        parts = weights**2 * logs.var(0, ddof=1)
+        error, freedom = sqrt(parts.sum()), _welch(parts, n - 1)
     slope = float(weights @ [np.log(x.mean()) for x in kept])
-    return _student(slope, (logs @ weights).std(ddof=1), inf, n, sum(lost))
+    return _student(slope, error, freedom, int(n.min()), sum(lost))
 
 
 def crossing(values: Tensor, grid: Tensor) -> Tensor:
@@ -162,6 +167,12 @@ def crossing(values: Tensor, grid: Tensor) -> Tensor:
     rows = torch.arange(len(values), device=values.device)
     a, b = values[rows, i], values[rows, i + 1]
     return grid[i] + (grid[i + 1] - grid[i]) * a / (a - b)
+
+
+def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
+    """Degrees of freedom of a variance that is the sum of independent ``parts`` (Welch and Satterthwaite)."""
+    spread = (parts**2 / freedom).sum()
+    return float(parts.sum() ** 2 / spread) if spread > 0 else inf
 
 
 def _student(value: float, error: float, freedom: float, n: int, diverged: int) -> Estimate:
