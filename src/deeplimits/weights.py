@@ -141,7 +141,7 @@ class Fractional(_Stationary):
         return ((k - 1).abs() ** power - 2 * k**power + (k + 1) ** power) / 2
 
     def _half_period(self, depth: int) -> int:
-        return depth  # the embedding of size 2 L is non-negative for every H (Craigmile 2003 below 1/2)
+        return depth  # the embedding of size 2 L is non-negative for every H: see the chapter
 
 
 @dataclass(frozen=True)
