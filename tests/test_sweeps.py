@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -19,6 +20,7 @@ CELLS = [(0.5, 1), (0.5, 2), (1.0, 1)]
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLIMITS_SWEEPS", str(tmp_path))
+    monkeypatch.setenv("DEEPLIMITS_WORKERS", "1")
     return runtime.Runtime(torch.device("cpu"), torch.float64, "smoke", 0, "scaling/test")
 
 
@@ -54,19 +56,20 @@ def test_an_interrupted_grid_resumes(run):
 def test_a_killed_write_leaves_nothing_under_the_final_name(tmp_path):
     program = f"""
 import os, torch
+from pathlib import Path
 from deeplimits import runtime, sweeps
 os.environ["DEEPLIMITS_SWEEPS"] = {str(tmp_path)!r}
 run = runtime.Runtime(torch.device("cpu"), torch.float64, "smoke", 0, "k")
 def compute(n):
     return torch.zeros(3)
-save = torch.save
-def killed(value, path):
+write = Path.write_bytes
+def killed(path, data):
     if len(list(path.parent.glob("*.pt"))) == 1:
-        path.write_bytes(b"half of it")
+        write(path, b"half of it")
         os.kill(os.getpid(), {int(signal.SIGKILL)})
-    save(value, path)
-torch.save = killed
-sweeps.grid(run, "n", [(1,), (2,), (3,)], compute)
+    write(path, data)
+Path.write_bytes = killed
+sweeps.grid(run, "n", [(1,), (2,), (3,)], compute, workers=1)
 """
     file = tmp_path / "program.py"  # in a file, since the fingerprint reads the source of compute
     file.write_text(program, "utf8")
@@ -114,3 +117,154 @@ def test_bad_grids_are_refused(run):
     with pytest.raises(UnpicklingError, match="weights_only"):
         sweeps.grid(run, "squares", CELLS, lambda beta, n: Path("a result that is no data"))
     assert list(Path(os.environ["DEEPLIMITS_SWEEPS"]).rglob("*.pt")) == []
+
+
+# --- several processes ------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import os, sys, time
+from pathlib import Path
+import torch
+from deeplimits import runtime, sweeps
+
+run = runtime.Runtime(torch.device("cpu"), torch.float64, "smoke", 0, "k")
+log = Path(sys.argv[1])
+
+def compute(n):
+    with log.open("a") as file:
+        file.write(f"start {n} {os.getpid()}\\n")
+    time.sleep(0.5)
+    with log.open("a") as file:
+        file.write(f"end {n} {os.getpid()}\\n")
+    return torch.tensor(n)
+
+def go(**settings):
+    found = sweeps.grid(run, "n", [(n,) for n in range(8)], compute, **settings)
+    assert [int(x) for x in found.values()] == list(range(8))
+"""
+
+
+def started(log):
+    """The cells that were begun, with the process of each, in order."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [tuple(map(int, line.split()[1:])) for line in lines if line.startswith("start")]
+
+
+def finished(log):
+    return {int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith("end")}
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Start PROGRAM with a last line of its own; in a file, since the fingerprint reads the source of compute."""
+    monkeypatch.setenv("DEEPLIMITS_SWEEPS", str(tmp_path / "sweeps"))
+    monkeypatch.setenv("DEEPLIMITS_BUILD", "1")
+    file, log = tmp_path / "program.py", tmp_path / "log"
+
+    def start(last):
+        file.write_text(f"{PROGRAM}\nif __name__ == '__main__':\n    {last}\n", "utf8")
+        return subprocess.Popen([sys.executable, file, log], start_new_session=True), log
+
+    return start
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.05)
+
+
+def test_processes_change_no_bit(run):
+    """A function that draws, multiplies matrices and asks for the default precision, here and in two processes."""
+    torch.set_default_dtype(run.dtype)
+
+    def compute(n):
+        matrix = torch.randn(300, 300, generator=run.generator(n))
+        return matrix @ matrix + torch.full((), 1 / 3)
+
+    cells = [(n,) for n in range(4)]
+    alone = sweeps.grid(run, "products", cells, compute, workers=1)
+    sweeps.forget(run)
+    shared = sweeps.grid(run, "products", cells, compute, workers=2)
+    assert list(shared) == cells and all(torch.equal(alone[cell], shared[cell]) for cell in cells)
+    assert alone[0,].dtype == torch.float64
+
+
+def test_a_cell_computes_with_one_thread_and_gives_them_back(run):
+    torch.set_num_threads(2)
+    found = sweeps.grid(run, "threads", [(0,)], lambda n: torch.get_num_threads())
+    assert found[0,] == 1 and torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_names_its_cell_and_keeps_the_others(run, workers):
+    def compute(n):
+        if n == 2:
+            time.sleep(0.5)  # the others are finished before
+            raise OverflowError("too large")
+        return torch.zeros(n)
+
+    with pytest.raises(OverflowError, match="too large") as caught:
+        sweeps.grid(run, "n", [(0,), (1,), (2,)], compute, workers=workers)
+    assert "in cell (2,) of the grid 'n'" in caught.value.__notes__
+    assert len(list(sweeps.folder_of(run).rglob("*.pt"))) == 2
+
+
+def test_a_killed_parallel_run_resumes(program):
+    process, log = program("go(workers=2)")
+    wait_for(lambda: log.exists() and len(finished(log)) >= 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before, kept = started(log), len(list(log.parent.rglob("*.pt")))
+    process, _ = program("go(workers=2)")
+    assert process.wait(60) == 0 and kept >= 1
+    assert len(started(log)) - len(before) == 8 - kept
+
+
+def test_a_dask_cluster_loses_a_worker_and_only_its_cell(program):
+    """Two worker processes of a local cluster; one is killed in the middle of its second cell."""
+    pytest.importorskip("distributed")
+    process, log = program(
+        "from distributed import LocalCluster; "
+        "cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50); "
+        "exec('with cluster, sweeps.cluster(cluster.scheduler_address): go()')"
+    )
+    victim = None
+
+    def second_cell():
+        nonlocal victim
+        cells = started(log)
+        victim = next((pid for n, pid in cells if [p for _, p in cells].count(pid) == 2), None)
+        return victim
+
+    wait_for(second_cell)
+    time.sleep(0.2)
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(120) == 0
+    cells = [n for n, _ in started(log)]
+    twice = [n for n in set(cells) if cells.count(n) > 1]
+    assert finished(log) == set(range(8)) and len(cells) == 9 and len(twice) == 1
+    assert (twice[0], victim) in started(log)
+
+
+def test_a_cluster_without_its_package_names_the_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=r'pip install "deeplimits\[cluster\]"'), sweeps.cluster("tcp://nowhere:1"):
+        pass
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "many", "1.5"])
+def test_a_bad_number_of_workers_is_refused(run, monkeypatch, text):
+    monkeypatch.setenv("DEEPLIMITS_WORKERS", text)
+    with pytest.raises(ValueError, match=f"DEEPLIMITS_WORKERS must be a positive integer, got '{text}'"):
+        sweeps.grid(run, "squares", CELLS, square)
+    with pytest.raises(ValueError, match="workers must be a positive integer"):
+        sweeps.grid(run, "squares", CELLS, square, workers=0)
+
+
+def test_a_gpu_is_not_shared(run, monkeypatch):
+    monkeypatch.delenv("DEEPLIMITS_WORKERS")
+    assert sweeps._workers(replace(run, device=torch.device("cuda:0")), None) == 1
+    assert sweeps._workers(run, None) == sweeps.cpu_count()

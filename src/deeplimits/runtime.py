@@ -11,6 +11,7 @@ DEEPLIMITS_PRESET      smoke, standard, paper                         standard
 DEEPLIMITS_SEED        an integer                                     0
 DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
 DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
+DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
 =====================  =============================================  ==========
 """
 
@@ -59,9 +60,12 @@ class Runtime:
         seed = int.from_bytes(sha256(text).digest()[:8], "big") >> 1  # torch wants a signed 64-bit integer
         return torch.Generator(self.device).manual_seed(seed)
 
-    def progress(self, items: Iterable[T], label: str) -> Iterable[T]:
-        """``items`` under a progress bar in a terminal or a live notebook, bare while the book is built."""
-        return tqdm(items, desc=label, leave=False, disable=bool(os.environ.get("DEEPLIMITS_BUILD")))
+    def progress(self, items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
+        """``items`` under a progress bar in a terminal or a live notebook, bare while the book is built.
+
+        ``total`` is their number, where ``items`` does not know it.
+        """
+        return tqdm(items, desc=label, total=total, leave=False, disable=bool(os.environ.get("DEEPLIMITS_BUILD")))
 
 
 def current() -> Runtime:
