@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +30,12 @@ def test_derivative_against_autograd(phi):
     z = torch.linspace(-4, 4, 100, dtype=torch.float64, requires_grad=True)  # does not contain 0
     (gradient,) = torch.autograd.grad(phi.f(z).sum(), z)
     torch.testing.assert_close(phi.df(z.detach()), gradient, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("phi", [relu, identity, tanh, gelu, swish], ids=lambda phi: phi.name)
+def test_named_activations_are_pickled_by_name(phi):
+    assert all(pickle.loads(pickle.dumps(phi, protocol)) is phi for protocol in range(pickle.HIGHEST_PROTOCOL + 1))
+    assert copy.copy(phi) is phi and copy.copy(affine(0.8, 0.3)).name == "affine(0.8, 0.3)"
 
 
 @pytest.mark.parametrize("phi", [tanh, gelu, swish], ids=lambda phi: phi.name)

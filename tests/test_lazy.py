@@ -82,6 +82,35 @@ def test_first_step_against_scipy(examples):
     assert torch.equal(found.output[0], x) and float(found.error.isnan().all())
 
 
+def test_every_node_is_of_second_order_against_scipy(examples):
+    """h_1 and b_1 at all depths: the right-hand side is known after one step, its Jacobian by automatic derivatives."""
+    x, y = examples
+    K, e = Kernel(D**0.5, D**0.5, D, D), (x - y) / (N * D)
+
+    def field(h):
+        return -K(h, x) @ e
+
+    def shaped(h):
+        return torch.from_numpy(h.reshape(N, D).copy())
+
+    settings = {"dense_output": True, "rtol": 1e-8, "atol": 1e-10}
+    up = integrate.solve_ivp(lambda s, h: field(shaped(h)).numpy().ravel(), (0, 1), x.numpy().ravel(), **settings).sol
+
+    def adjoint(s, b):
+        return -torch.func.vjp(field, shaped(up(s)))[1](shaped(b))[0].numpy().ravel()
+
+    down = integrate.solve_ivp(adjoint, (1, 0), (up(1.0) - y.numpy().ravel()) / (N * D), **settings).sol
+
+    def worst(nodes):
+        found = lazy.solve(x, y, 1, nodes=nodes)
+        pairs = ((found.h[1], up), (found.b[1], down))
+        return np.array([np.abs(z.numpy() - w(found.s).T.reshape(z.shape)).max() for z, w in pairs])
+
+    errors = [worst(nodes) for nodes in (8, 16, 32)]
+    np.testing.assert_allclose(np.log2(errors[0] / errors[1]), 2, atol=0.3)
+    np.testing.assert_allclose(np.log2(errors[1] / errors[2]), 2, atol=0.2)
+
+
 def test_gradient_is_that_of_the_flow(examples):
     """b_1(0) against finite differences of the loss after one step in the input, the past held fixed."""
     x, y = examples

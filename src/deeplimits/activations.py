@@ -31,6 +31,10 @@ class Activation:
     write: Callable[[Tensor | np.ndarray], None] | None = None
     pull: Callable[[Tensor | np.ndarray, Tensor | np.ndarray], None] | None = None
 
+    def __reduce_ex__(self, protocol):
+        """Activations of this module are pickled by name, since lambdas cannot be sent to another process."""
+        return self.name if globals().get(self.name) is self else super().__reduce_ex__(protocol)
+
     def second_moment(self, variance: float = 1.0) -> float:
         """E f(Z)^2 for Z ~ N(0, variance): closed form if homogeneous, else by quadrature.
 

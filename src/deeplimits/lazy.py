@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deeplimits.activations import Activation, tanh
 from deeplimits.checks import positive_integer
-from deeplimits.mean_ode import Solution, depths
+from deeplimits.mean_ode import Solution, between_ends, depths
 
 DEGREES = 48  # Hermite coefficients of tanh(sigma z) fall like exp(-pi sqrt(degree) / (2 sigma)): 2e-6 at equal states
 
@@ -112,7 +112,7 @@ def solve(
             states.append(total + block / 2)
             block = drift(node, states[node]) / nodes
             total = total + block
-        h.append(torch.stack([x, *states, total]))
+        h.append(between_ends(torch.stack([x, *states, total])))
         end = total = (total - y) / y.numel()
         block, gradients = 0.0, []
         for node in reversed(range(nodes)):
@@ -120,7 +120,7 @@ def solve(
             pull = torch.func.vjp(partial(drift, node), states[node])[1]
             block = pull(gradients[0])[0] / nodes
             total = total + block
-        b.append(torch.stack([total, *gradients, end]))
+        b.append(between_ends(torch.stack([total, *gradients, end])))
         for node, (state, gradient) in enumerate(zip(states, gradients, strict=True)):
             new = (state, K.coefficients(state), gradient)
             past[node] = tuple(torch.cat(pair, -2) for pair in zip(past[node], new, strict=True))

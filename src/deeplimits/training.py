@@ -162,7 +162,9 @@ def descent(
 
     ``ahead`` = 1/2 evaluates block l half a block further on, at h^{l-1} + (h^{l-1} - h^{l-2})/2: a scheme of second
     order for the limit in place of Euler's first-order one, with the exact gradient of that scheme. Then ``h[l-1]`` is
-    the state at which block l is evaluated and ``b[l]`` the gradient that its units see, both at depth (l - 1/2)/L.
+    the state at which block l is evaluated and ``b[l]`` the gradient that its units see: those of depth (l - 1/2)/L up
+    to O(L^-2), save that block 1 has nothing to look ahead with and sees the input, and block L the gradient at the
+    output. They are off by half a block, in one block of L, so the order of the scheme is two all the same.
     """
     L, n, D, M = networks.U.shape
     steps, N = positive_integer("steps", steps), _examples(x, y, D)
