@@ -79,7 +79,7 @@ def keep(notebook: NotebookNode, path: Path, seconds: float) -> None:
 
 
 def prepare_kernels() -> None:
-    """Set what every kernel started from here inherits: no progress bars, one thread and one process for each chapter."""
+    """Set what every kernel started from here inherits: no progress bars, one process, one thread."""
     os.environ["DEEPLIMITS_BUILD"] = "1"
     os.environ.setdefault("DEEPLIMITS_WORKERS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -121,8 +121,7 @@ def _compute(cell: Cell, name: str, compute: Callable) -> tuple[Cell, bytes | Ex
 
     An error is returned, not raised: joblib would throw away what other processes have finished meanwhile.
     """
-    threads, file = torch.get_num_threads(), io.BytesIO()
-    torch.set_num_threads(1)
+    file = io.BytesIO()
     try:
         with threadpool_limits(1):
             torch.save(compute(*cell), file)
@@ -131,8 +130,6 @@ def _compute(cell: Cell, name: str, compute: Callable) -> tuple[Cell, bytes | Ex
     except Exception as error:
         error.add_note(f"in cell {cell} of the grid {name!r}")
         return cell, error
-    finally:
-        torch.set_num_threads(threads)
     return cell, file.getvalue()
 
 
