@@ -217,3 +217,16 @@ def test_first_order_gradient_sums_by_hand():
 def test_an_unknown_family_has_no_first_order_sum():
     with pytest.raises(ValueError, match="family must be one of 'original', 'simple', got 'general'"):
         theory.first_order_sum(np.ones(3), "general")
+
+
+def test_regimes_of_training_by_the_scale_of_v():
+    """D = 16, LM = 10000: borders at 4 and 100; in residual scale sqrt(D)/(LM) and 1/sqrt(LM)."""
+    sizes = {"width": 16, "depth": 1000, "hidden": 10}
+    assert theory.scale_borders(**sizes) == (4, 100)
+    found = [theory.training_regime(s, **sizes, factor=2) for s in (0, 1.9, 2, 4, 8, 8.1, 100, 101)]
+    assert found == ["sub-critical"] * 2 + ["critical"] * 3 + ["lazy"] * 2 + ["unstable"]
+    assert theory.training_regime(4, **sizes) == "critical" and theory.training_regime(4.01, **sizes) == "lazy"
+    with pytest.raises(ValueError, match="width must be at most depth x hidden = 10000"):
+        theory.scale_borders(10001, 1000, 10)
+    with pytest.raises(ValueError, match="sigma_v must be >= 0 and factor >= 1"):
+        theory.training_regime(-1.0, **sizes)

@@ -1,7 +1,7 @@
 """What the theorems predict at initialisation, as functions of depth, width, beta and the law of the weights.
 
 Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) W symmetric with unit
-variance. [M] is Marion, Fermanian, Biau and Vert; what carries no [M] is derived in the book.
+variance. [M] is Marion, Fermanian, Biau and Vert, [C] Chizat; what carries neither is derived in the book.
 """
 
 from math import exp, inf, lgamma, log, log1p, sqrt
@@ -24,6 +24,32 @@ def regime(beta: float, critical: float = 0.5) -> str:
     """[M] for d >= 3: ``explosion`` below the critical exponent, ``stability`` at it, ``identity`` above."""
     beta = finite("beta", beta)
     return "stability" if beta == critical else "identity" if beta > critical else "explosion"
+
+
+def scale_borders(width: int, depth: int, hidden: int) -> tuple[float, float]:
+    """The two borders in sigma_v of training 2LP networks: sqrt(D) and sqrt(LM) ([C], Figure 4).
+
+    Up to factors of order one. Below the first, local updates are maximal; beyond it training is lazy; beyond the
+    second the network is unstable. Divide by LM for the residual scale. In this order only if D = O(LM).
+    """
+    D, L, M = positive_integer("width", width), positive_integer("depth", depth), positive_integer("hidden", hidden)
+    if D > L * M:
+        raise ValueError(f"width must be at most depth x hidden = {L * M} for the regimes to exist, got {D}; add units")
+    return sqrt(D), sqrt(L * M)
+
+
+def training_regime(sigma_v: float, width: int, depth: int, hidden: int, factor: float = 1.0) -> str:
+    """[C, Section 4]: ``sub-critical``, ``critical``, ``lazy`` or ``unstable``, by :func:`scale_borders`.
+
+    ``critical`` is what lies within the ``factor`` >= 1 of the first border on either side.
+    """
+    first, second = scale_borders(width, depth, hidden)
+    sigma_v, factor = finite("sigma_v", sigma_v), finite("factor", factor)
+    if sigma_v < 0 or factor < 1:
+        raise ValueError(f"sigma_v must be >= 0 and factor >= 1, got {sigma_v} and {factor}; sqrt(D) is critical")
+    if sigma_v > second:
+        return "unstable"
+    return "lazy" if sigma_v > factor * first else "critical" if sigma_v >= first / factor else "sub-critical"
 
 
 def mean_square_norm(depth: int, beta: float, phi: Activation = relu, gain: float = 1.0) -> float:
