@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: ``make bench``."""
 
-from benchmarks import diffusion_forward, fractional_map, histogram, training_speed
+from benchmarks import diffusion_forward, fractional_map, histogram, shapes, training_speed
 
 histogram.main()
 print()
@@ -9,3 +9,5 @@ print()
 fractional_map.main()
 print()
 training_speed.main()
+print()
+shapes.main()

@@ -21,8 +21,8 @@ REPETITIONS, K = 10, 100
 
 
 def plain(U: np.ndarray, V: np.ndarray, x: np.ndarray, y: np.ndarray, steps: int) -> np.ndarray:
-    """Gradient descent of one network; U and V are (L, M, D)."""
-    L, M, _ = U.shape
+    """Gradient descent of one network; U and V are (L, M, D), x and y (N, D)."""
+    (L, M, D), N = U.shape, len(x)
     for _ in range(steps):
         h, a = [x], []
         for l in range(L):  # noqa: E741

@@ -277,6 +277,17 @@ def test_bad_units_and_depths_are_refused(generator, examples):
         solution.carry(torch.zeros(2, D), torch.zeros(2, D), np.array([0.5]))
 
 
+def test_dimension_enters_through_scalar_products_only(generator, examples):
+    """Data turned into four times as many dimensions, at the same products per dimension, turn the outputs alike."""
+    frame = 2 * torch.linalg.qr(torch.randn(4 * D, D, generator=generator, dtype=torch.float64)).Q.T
+    sizes = {"nodes": 32, "particles": 512, "replicates": 8}
+    small = mean_ode.solve(*examples, 10, generator, **sizes)
+    large = mean_ode.solve(*(z @ frame for z in examples), 10, generator, **sizes)
+    gap = (large.output - small.output @ frame).square().mean((1, 2)).sqrt()
+    assert (gap <= 2 * torch.hypot(large.error, small.error))[1:].all()  # an RMS over 48 entries, 8 replicates
+    assert gap[-1] < 0.01 * (small.output[-1] - examples[0]).square().mean().sqrt()
+
+
 def test_the_same_generator_gives_the_same_bits(examples):
     one, two = (
         mean_ode.solve(*examples, 2, torch.Generator().manual_seed(4), nodes=4, particles=8, phi=tanh) for _ in range(2)
