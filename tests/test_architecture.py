@@ -13,9 +13,9 @@ SOURCE = ROOT / "src" / "deeplimits"
 FLOORS = [
     {"checks"},
     {"runtime", "activations", "statistics", "data"},
-    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting"},
-    {"classification", "training"},
-    {"mean_ode", "sweeps"},
+    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"},
+    {"classification", "training", "diagnosis"},
+    {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},
 ]
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -95,3 +95,15 @@ def test_environment_describes_the_run(monkeypatch):
     found = runtime.environment()
     assert found["Preset"] == "standard" and found["GPU"] == "none used" and found["torch"] == torch.__version__
     assert all(isinstance(value, str) and "/" not in value for value in found.values())
+
+
+def test_seeded_fixes_the_global_stream_and_restores_it():
+    run, before = runtime.chapter("a"), torch.get_rng_state()
+    with run.seeded("x"):
+        first = torch.rand(3)
+    with run.seeded("x"):
+        again = torch.rand(3)
+    with run.seeded("y"):
+        other = torch.rand(3)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from deeplimits import statistics
+from conftest import ALPHA
+from deeplimits import statistics, weights
 from deeplimits.statistics import Estimate
 
 
@@ -178,3 +179,30 @@ def test_crossing_beside_an_overflow_is_unknown():
     """The overflow is the last explosion; where between it and the next point the line is crossed nobody knows."""
     values = torch.tensor([[1.0, -1.0, torch.nan, -1.0]])
     assert statistics.crossing(values, torch.arange(4.0)).isnan().all()
+
+
+def test_square_sums_by_brute_force(generator):
+    x = normal(generator, 11, 3)
+    sizes, squares = statistics.square_sums(x)
+    assert sizes == [1, 2, 4, 8]
+    for m, row in zip(sizes, squares, strict=True):
+        windows = torch.stack([x[i : i + m].sum(0) for i in range(11 - m + 1)])
+        assert torch.allclose(row, windows.square().mean(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("index", [0.3, 0.5, 0.8])
+def test_hurst_covers_the_true_index_as_often_as_it_says(generator, index):
+    """400 sets of 1024 sequences of length 24; binomial bounds at ALPHA around 4.55 % misses at z = 2."""
+    paths = weights.Fractional(index).layers(24, 400, 32, generator, matrices=1)[:, 0].flatten(2)
+    estimates = [statistics.hurst(paths[:, i], generator) for i in range(400)]
+    miss = statistics.false_alarm(2)
+    low, high = stats.binom.ppf([ALPHA / 2, 1 - ALPHA / 2], 400, miss) / 400
+    assert low <= 1 - coverage(estimates, index, 2) <= high
+    assert coverage(estimates, index + 0.05, 4) < 0.01  # power
+
+
+def test_hurst_of_equal_terms_is_one_and_of_nothing_is_unknown(generator):
+    same = normal(generator, 1, 100).expand(10, -1)
+    assert statistics.hurst(same, generator).interval(5) == (pytest.approx(1.0), pytest.approx(1.0))
+    for nothing in (torch.zeros(10, 5), torch.ones(1, 5), torch.ones(10, 1)):
+        assert np.isnan(statistics.hurst(nothing, generator).value)

@@ -13,10 +13,13 @@ Floor 1     weights       laws of the weights over depth
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure
+            blocks        residual blocks of any torch module: found, and watched while a batch passes
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once
+            diagnosis     what was measured in a given network: regime, findings, advice, table, plot
 Floor 3     mean_ode      the Mean ODE of training: quasi-random particles, an error bar
             sweeps        grids of experiments that resume when interrupted
+            diagnose      measures any torch module that has residual blocks
 Floor 4     lazy          its lazy limit, a kernel equation without particles
 
 A module imports from the floors below its own, never sideways or up.

@@ -17,7 +17,8 @@ DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -56,9 +57,21 @@ class Runtime:
         The same arguments give the same stream whatever was drawn before, so experiments can be
         reordered, skipped or rerun one by one without changing each other's numbers.
         """
-        text = repr((self.seed, self.key, *key)).encode()
-        seed = int.from_bytes(sha256(text).digest()[:8], "big") >> 1  # torch wants a signed 64-bit integer
-        return torch.Generator(self.device).manual_seed(seed)
+        return torch.Generator(self.device).manual_seed(self._seed(*key))
+
+    @contextmanager
+    def seeded(self, *key: object) -> Iterator[None]:
+        """Seed torch's global streams inside, by the same rule, and restore them after.
+
+        For what takes no generator: the initialisation of ``torch.nn`` modules, dropout.
+        """
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed(*key))
+            yield
+
+    def _seed(self, *key: object) -> int:
+        digest = sha256(repr((self.seed, self.key, *key)).encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1  # torch wants a signed 64-bit integer
 
     def progress(self, items: Iterable[T], label: str, total: int | None = None) -> Iterable[T]:
         """``items`` under a progress bar in a terminal or a live notebook, bare while the book is built.

@@ -157,6 +157,31 @@ def power_law(
     return _student(slope, error, freedom, int(n.min()), sum(lost))
 
 
+def square_sums(sequences: Tensor) -> tuple[list[int], Tensor]:
+    """For m = 1, 2, 4, ... the mean square of the sum of m successive terms, over all windows of that size.
+
+    ``sequences`` is (length, n), one a column. Returns the sizes m and a tensor (sizes, n).
+    """
+    sums = torch.nn.functional.pad(sequences.double().cumsum(0), (0, 0, 1, 0))
+    sizes = [2**k for k in range(len(sequences).bit_length())]
+    return sizes, torch.stack([(sums[m:] - sums[:-m]).square().mean(0) for m in sizes])
+
+
+def hurst(sequences: Tensor, generator: torch.Generator) -> Estimate:
+    """The Hurst index H of ``sequences`` (length, n), from E (sum of m successive terms)^2 ~ m^(2H) at m = 1, 2, 4, ...
+
+    1/2 for independent terms of mean zero, 1 for constant ones; exact for increments of fractional Brownian motion.
+    All windows of a size are used. The runs are groups of neighbouring sequences, at most 64: neighbours may depend on
+    each other, groups should not. NaN for fewer than two terms or sequences, or where all are zero.
+    """
+    length, n = sequences.shape
+    if length < 2 or n < 2 or not bool(sequences.any()):
+        return Estimate(nan, nan, 0, 0, lambda z: (nan, nan))
+    sizes, squares = square_sums(sequences)
+    runs = [torch.stack([part.mean() for part in s.tensor_split(min(n, 64))]) for s in squares]
+    return power_law([m**2 for m in sizes], runs, generator, paired=True)
+
+
 def crossing(values: Tensor, grid: Tensor) -> Tensor:
     """Where each row of ``values`` (rows, points) is positive for the last time along ``grid``, interpolated linearly.
 

@@ -1,0 +1,200 @@
+"""What was measured in a stack of residual blocks, and what it means: regime, findings, advice, table, plot.
+
+Made by ``deeplimits.diagnose``. The thresholds below are conventions for one network of finite depth, where the theory
+has limits; the numbers beside them are not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor, cat
+
+from deeplimits.blocks import PASSES
+from deeplimits.claims import HOLD
+from deeplimits.statistics import Estimate
+
+IDENTITY, EXPLOSION = (
+    0.1,
+    10.0,
+)  # change of the state below, change or growth above which depth does too little, too much
+LAZY = 0.1  # nonlinearity of the blocks in their weights below which features hardly move
+OUTLIER = 4.0  # a block that does so many times more, or less, than its neighbours
+ALIKE, EQUAL = 0.55, 0.999  # Hurst index: of weights alike in successive blocks, of equal ones
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something out of order: a short ``name``, the ``number`` that speaks for it, and what to do, in words."""
+
+    name: str
+    number: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Measurements in a stack of L blocks h_l = h_{l-1} + f_l(h_{l-1}). Intervals are over the examples.
+
+    ``norms``, ``gradients`` (L + 1): ||h_l|| / ||h_0|| and ||g_l|| / ||g_L||, geometric means over the examples, where
+    g_l is the gradient in h_l of a random linear function of h_L. ``updates`` (L): ||f_l(h)|| / ||h||. ``skips`` (L):
+    the share of a change in its input that a block hands on. ``sums``: for m = 1, 2, 4, ... the mean square of the sum
+    of the weights of m successive blocks over that of one. In a trial training the loss went from ``loss[0]`` to
+    ``loss[1]``, and weights and states moved by the relative amounts ``moves`` and ``shifts`` (L).
+    """
+
+    names: list[str]
+    norms: Tensor
+    gradients: Tensor
+    updates: Tensor
+    skips: Tensor
+    change: Estimate  # ||h_L - h_0|| / ||h_0||
+    growth: Estimate  # ||h_L|| / ||h_0||
+    backward: Estimate  # ||g_0|| / ||g_L||
+    hurst: Estimate  # of all weights together
+    weights: dict[str, Estimate]  # the Hurst index of each kind of weight
+    sums: dict[int, float]
+    loss: tuple[float, float]
+    moves: Tensor
+    shifts: Tensor
+    nonlinearity: (
+        float  # of the blocks in their weights w: ||f' - f - df/dw (w' - w)|| / ||f' - f||, at the first states
+    )
+    factor: float  # which, on all blocks, makes the change of the state 1
+
+    @property
+    def regime(self) -> str:
+        """``explosion``, ``stability`` or ``identity``, at the depth that the network has."""
+        largest = max(self.change.value, self.growth.value, self.backward.value)
+        if not largest <= EXPLOSION:  # infinity and NaN, too
+            return "explosion"
+        return "identity" if self.change.value < IDENTITY else "stability"
+
+    @property
+    def training(self) -> str:
+        """``lazy``; ``features``, which move; or ``none``, where no gradient reached the blocks."""
+        return "none" if not isfinite(self.nonlinearity) else "lazy" if self.nonlinearity < LAZY else "features"
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is out of order; empty for a healthy network."""
+        return list(_findings(self))
+
+    @property
+    def advice(self) -> list[str]:
+        """The findings in words, or that there are none; and, where training is lazy, what that means."""
+        lines = [f.text for f in self.findings] or [
+            f"Nothing to mend: over {len(self.names)} blocks the state changes by {self.change.value:.2g} times its "
+            f"norm, and gradients grow by the factor {self.backward.value:.2g}."
+        ]
+        if self.training == "lazy":
+            lines.append(
+                f"Training is lazy: in their weights the blocks are linear but for {self.nonlinearity:.2g}. If "
+                "features should move, make blocks smaller and rates larger: 1/L in place of 1/sqrt(L)."
+            )
+        return lines
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, value, and interval or meaning: what the table shows."""
+        fell = f"while the loss went from {_number(self.loss[0])} to {_number(self.loss[1])}"
+        return [
+            ("blocks", str(len(self.names)), f"`{self.names[0]}` to `{self.names[-1]}`"),
+            ("change of the state", *_estimate(self.change)),
+            ("growth of the state", *_estimate(self.growth)),
+            ("growth of gradients, backward", *_estimate(self.backward)),
+            ("update of one block", _number(_size(self.updates)), "root mean square over blocks"),
+            ("Hurst index of the weights", *_estimate(self.hurst)),
+            *((f"&emsp;`{name}`", *_estimate(h)) for name, h in self.weights.items()),
+            ("move of weights", _number(_size(self.moves)), fell),
+            ("move of states", _number(_size(self.shifts)), fell),
+            ("nonlinearity in the weights", _number(self.nonlinearity), "0: lazy; of order 1: features move"),
+            ("regime", f"**{self.regime}**", f"in training: **{self.training}**"),
+        ]
+
+    def plot(self) -> Figure:
+        """Norms along depth; the weights as a sequence in depth; what the blocks do, and how they train."""
+        figure, (first, second, third) = plt.subplots(1, 3, figsize=(7.2, 2.9))
+        depth, m = range(len(self.norms)), list(self.sums)
+        first.plot(depth, self.norms, color="C0", label="state")
+        first.plot(depth, self.gradients, color="C1", ls="--", label="gradient")
+        first.set(yscale="log", xlabel="after block", ylabel="relative norm", title=self.regime)
+        second.loglog(m, list(self.sums.values()), "o", ms=4, color="C0", label="measured")
+        second.loglog(m, m, color="0.4", lw=0.8, label="independent")
+        second.loglog(m, [k**2 for k in m], color="0.4", lw=0.8, ls=":", label="equal")
+        second.set(xlabel="blocks in a sum of weights", ylabel="its mean square", title=f"H = {self.hurst.value:.2f}")
+        third.plot(depth[1:], self.updates, color="C0", label="update")
+        third.plot(depth[1:], self.moves, color="C2", label="weights move")
+        third.plot(depth[1:], self.shifts, color="C3", ls="--", label="state moves")
+        third.set(yscale="log", xlabel="block", ylabel="relative size", title=f"training: {self.training}")
+        for ax in (first, second, third):
+            ax.legend(fontsize="x-small")
+        return figure
+
+    def _repr_markdown_(self) -> str:
+        head = ["| quantity | value | interval or meaning |", "|:--|--:|:--|"]
+        table = [f"| {' | '.join(row)} |" for row in self.rows()]
+        return "\n".join([*head, *table, "", *(f"- {line}" for line in self.advice)])
+
+    def __repr__(self) -> str:
+        return "\n".join([*(": ".join(row[:2]) + f" ({row[2]})" for row in self.rows()), *self.advice])
+
+
+def _findings(d: Diagnosis) -> Iterator[Finding]:
+    """Causes before effects; each with the number that speaks for it."""
+    depth, hurst = len(d.names), d.hurst.value
+    for name, skip in zip(d.names, d.skips.tolist(), strict=True):
+        if skip < PASSES:
+            text = f"`{name}` hands on {skip:.2f} of what it gets, where a skip connection hands on 1: is it missing?"
+            yield Finding("no skip", skip, text)
+    if hurst > EQUAL:
+        text = f"All {depth} blocks have equal weights: is one block repeated, copied, or seeded in its constructor?"
+        yield Finding("equal weights", hurst, text)
+    elif d.hurst.interval(HOLD)[0] > ALIKE:
+        text = (
+            f"The weights of successive blocks are alike (H = {hurst:.2f}): the critical factor on a block is not "
+            f"1/sqrt(L) but 1/L^{hurst:.2f} = {depth**-hurst:.2g}."
+        )
+        yield Finding("alike", hurst, text)
+    for name, ratio in zip(d.names, against_neighbours(d.updates), strict=True):
+        if not 1 / OUTLIER < ratio < OUTLIER:
+            text = f"`{name}` does {ratio:.2g} times as much as its neighbours: look at its initial weights."
+            yield Finding("outlier", ratio, text)
+    if d.regime == "explosion":
+        text = (
+            f"Over {depth} blocks the state grows by the factor {d.growth.value:.2g} and gradients by "
+            f"{d.backward.value:.2g}: multiply each block by {d.factor:.2g}, and the state changes by its own norm."
+        )
+        yield Finding("explosion", max(d.change.value, d.growth.value, d.backward.value), text)
+    if d.regime == "identity":
+        dead = not float(d.updates.max()) > 0
+        cure = "meant, as in ReZero, or forgotten?" if dead else f"for a change of 1, multiply each by {d.factor:.2g}."
+        text = f"All {depth} blocks together change the state by {d.change.value:.2g} of its norm: {cure}"
+        yield Finding("identity", d.change.value, text)
+    if d.training == "none":
+        text = "No finite gradient other than zero reaches the weights of the blocks: frozen, detached, or overflowing?"
+        yield Finding("no training", d.loss[0], text)
+
+
+def against_neighbours(updates: Tensor) -> list[float]:
+    """Each update over the median of the four nearest ones; 1 in a stack of fewer than five blocks."""
+    depth = len(updates)
+    if depth < 5:
+        return [1.0] * depth
+    starts = [min(max(i - 2, 0), depth - 5) for i in range(depth)]
+    near = [float(cat([updates[s:i], updates[i + 1 : s + 5]]).quantile(0.5)) for i, s in enumerate(starts)]
+    return [float(u) / n if n > 0 else 1.0 for u, n in zip(updates, near, strict=True)]
+
+
+def _size(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+def _number(x: float) -> str:
+    return f"{x:.3g}"
+
+
+def _estimate(e: Estimate) -> tuple[str, str]:
+    low, high = e.interval(HOLD)
+    return _number(e.value), f"{_number(low)} … {_number(high)}" if low < high else ""
