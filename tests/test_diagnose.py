@@ -57,6 +57,8 @@ def test_a_network_of_multiplications_by_hand(x):
     growth = torch.tensor(1.1, dtype=torch.float64) ** torch.arange(depth + 1)
     assert torch.allclose(d.norms, growth) and torch.allclose(d.gradients, growth.flip(0))
     assert torch.allclose(d.updates, growth.new_full((depth,), 0.1)) and torch.allclose(d.skips, 1 + d.updates)
+    coherence = (1.1**depth - 1) ** 2 / (0.01 * sum(1.21**k for k in range(depth)))
+    assert d.coherence.value == pytest.approx(coherence)
     assert d.change.value == pytest.approx(1.1**depth - 1) and d.backward.value == pytest.approx(1.1**depth)
     # one step of size 1/4 loss / |grad|^2; the gradients in (a, b) are proportional to (b, a)
     loss = float((x * (1.1**depth - 1)).square().mean())
@@ -86,7 +88,7 @@ def test_the_factor_makes_the_change_one(generator, x, beta):
     assert diagnose(net, x).change.value == pytest.approx(1, rel=0.02)
 
 
-@pytest.mark.parametrize("index", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("index", [0.3, 0.8])
 def test_known_regularity_is_recovered_at_the_stated_rate(generator, index):
     """200 networks: misses of the interval at z = 2 within binomial bounds at ALPHA."""
     x, misses = torch.empty(4, D, dtype=torch.float64).normal_(generator=generator), 0

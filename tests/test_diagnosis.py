@@ -19,6 +19,7 @@ HEALTHY = Diagnosis(
     change=exact(0.8),
     growth=exact(1.3),
     backward=exact(1.3),
+    coherence=exact(1.0),
     hurst=Estimate(0.5, 0.01, 64, 0, lambda z: (0.5 - 0.01 * z, 0.5 + 0.01 * z)),
     weights={"W": exact(0.5)},
     sums={1: 1.0, 2: 2.0, 4: 4.0, 8: 8.0},

@@ -41,6 +41,11 @@ class Passage:
         ratios = [_squares(b - a) / _squares(a) for a, b in zip(self.inputs, self.outputs, strict=True)]
         return torch.stack([r.mean().sqrt() for r in ratios])
 
+    def coherence(self) -> Tensor:
+        """||sum of f_l||^2 / sum of ||f_l||^2 of each example: 1 if updates are orthogonal, L if they are equal."""
+        updates = [b - a for a, b in zip(self.inputs, self.outputs, strict=True)]
+        return (_squares(sum(updates)) / sum(map(_squares, updates))).cpu()
+
 
 def devices(model: nn.Module) -> list[int]:
     """The GPUs whose random state a pass may touch."""
@@ -143,8 +148,8 @@ def watch(
 def skips(model: nn.Module, batch: Batch, names: Sequence[str], seen: Passage) -> Tensor:
     """The share of a small random change of its input that each block hands on: tr(d h_l / d h_{l-1}) / width.
 
-    1 with a skip connection, 0 without, give or take the update ||f_l(h)|| / ||h|| over the root of the width, for
-    random weights. ``seen`` is an earlier passage of the same batch.
+    1 with a skip connection, 0 without, give or take a number of order ||f_l(h)|| / ||h|| over the width, for random
+    weights. ``seen`` is an earlier passage of the same batch.
     """
     generator = torch.Generator(seen.inputs[0].device)
     changes = [torch.empty_like(h).normal_(generator=generator) * h.square().mean(1, True).sqrt() for h in seen.inputs]

@@ -63,6 +63,7 @@ def diagnose(
         change=change,
         growth=_mean(_ratio(last, first)),
         backward=_mean(_ratio(seen.gradients[0], seen.gradients[-1])),
+        coherence=_mean(seen.coherence()),
         hurst=together,
         weights=kinds,
         sums=sums,

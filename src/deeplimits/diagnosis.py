@@ -53,6 +53,7 @@ class Diagnosis:
     change: Estimate  # ||h_L - h_0|| / ||h_0||
     growth: Estimate  # ||h_L|| / ||h_0||
     backward: Estimate  # ||g_0|| / ||g_L||
+    coherence: Estimate  # ||sum of f_l||^2 / sum of ||f_l||^2: 1 for independent updates, L for equal ones
     hurst: Estimate  # of all weights together
     weights: dict[str, Estimate]  # the Hurst index of each kind of weight
     sums: dict[int, float]
@@ -105,6 +106,7 @@ class Diagnosis:
             ("growth of the state", *_estimate(self.growth)),
             ("growth of gradients, backward", *_estimate(self.backward)),
             ("update of one block", _number(_size(self.updates)), "root mean square over blocks"),
+            ("coherence of the updates", *_estimate(self.coherence)),
             ("Hurst index of the weights", *_estimate(self.hurst)),
             *((f"&emsp;`{name}`", *_estimate(h)) for name, h in self.weights.items()),
             ("move of weights", _number(_size(self.moves)), fell),
