@@ -3,16 +3,19 @@
 Every network has a shape of its own: 10 depths, 10 hidden widths, 21 dimensions. The book trains those of one dimension
 and depth together; the transcription trains one network at a time. Both run on the same random sample of rows (one
 dimension, one depth, all hidden widths), in turn, row by row, so that whatever else the machine does slows both alike.
-The total is extrapolated in proportion (*). ``full`` on the command line trains all 2100 by the book's method.
+The total is extrapolated in proportion (*). Then the book's rows are shared between processes, one a core, as the
+chapter does with ``DEEPLIMITS_WORKERS``. ``full`` on the command line trains all 2100 by the book's method.
 
 Each dimension needs a reference. The plain one is a network with L = M = 1000, as in the paper (timed on 20 of its
 layers); the book's is the Mean ODE, in 2N dimensions, at a smaller error.
 """
 
+import os
 import sys
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 
 from benchmarks.clock import timed
 from benchmarks.training_speed import plain
@@ -44,20 +47,28 @@ def transcription(run: runtime.Runtime, D: int, L: int) -> None:
             plain(U, V, x, y, K)
 
 
+def solve(run: runtime.Runtime, D: int) -> mean_ode.Solution:
+    """The book's reference: the Mean ODE in min(D, 2N) dimensions."""
+    x, y = data.regression(N, D, run.generator("data", D))
+    z, d = torch.cat([x, y]), min(D, 2 * N)
+    z = d**0.5 * torch.linalg.cholesky(z @ z.T / D) if d < D else z
+    return mean_ode.solve(z[:N], z[N:], K, run.generator("reference"), nodes=64, particles=256, replicates=4)
+
+
+def shared(function, run: runtime.Runtime, items: list[tuple]) -> float:
+    """Seconds for ``function`` on all ``items``, shared between processes that are already there."""
+    with Parallel(n_jobs=os.cpu_count()) as pool:
+        pool(delayed(function)(run, *items[0]) for _ in range(os.cpu_count()))
+        return timed(lambda: pool(delayed(function)(run, *item) for item in items))
+
+
 def references(run: runtime.Runtime, D: int) -> tuple[float, float, float]:
     """Seconds of the plain reference (extrapolated) and of the book's, and the error bar of the latter at step K."""
     x, y = data.regression(N, D, run.generator("data", D))
     U, V = np.random.default_rng(D).normal(0, D**0.5, (2, 20, 1000, D))
     slow = timed(plain, U, V, x.numpy(), y.numpy(), 2) * 50 * K / 2
-    z, d = torch.cat([x, y]), min(D, 2 * N)
-    z = d**0.5 * torch.linalg.cholesky(z @ z.T / D) if d < D else z
     found = []
-
-    def solve() -> None:
-        sizes = {"nodes": 64, "particles": 256, "replicates": 4}
-        found.append(mean_ode.solve(z[:N], z[N:], K, run.generator("reference"), **sizes))
-
-    fast = timed(solve)
+    fast = timed(lambda: found.append(solve(run, D)))
     return slow, fast, float(found[0].error[K])
 
 
@@ -75,16 +86,19 @@ def main() -> None:
     print(f"  sample of {len(rows)} rows with {len(rows) * len(SIZES)} networks")
     print(f"  plain loop {slow.mean() * all_rows:.0f} s*, book {fast.mean() * all_rows:.0f} s*", end="")
     print(f", ratio {slow.sum() / fast.sum():.1f}; median over rows {np.median(slow / fast):.1f}")
-    total = fast.mean() * all_rows
-    slow_total = slow.mean() * all_rows
+    networks, plain_networks = fast.mean() * all_rows, slow.mean() * all_rows
     some = DIMENSIONS[::4]
     slow, fast, error = np.array([references(run, D) for D in some]).T
     slow, fast = (t.mean() * len(DIMENSIONS) for t in (slow, fast))
     law = 0.35 * np.sqrt(some[-1]) / 1000  # chance alone, with the b_20 that the chapter finds
     print(f"  references: plain {slow:.0f} s*, book {fast:.0f} s*, ratio {slow / fast:.1f};")
     print(f"  errors at D = {some[-1]}: {law:.1e} by the law, {error[-1]:.1e} by its own bar")
-    print(f"  together: plain {slow_total + slow:.0f} s*, book {total + fast:.0f} s*", end="")
-    print(f", ratio {(slow_total + slow) / (total + fast):.1f}")
+    everything = plain_networks + slow
+    print(f"  together: plain {everything:.0f} s*, book {networks + fast:.0f} s*", end="")
+    print(f", ratio {everything / (networks + fast):.1f}")
+    side = shared(book, run, rows) * all_rows / len(rows)
+    side += shared(solve, run, [(D,) for D in DIMENSIONS])
+    print(f"  book, {os.cpu_count()} processes: {side:.0f} s*, ratio to one plain process {everything / side:.1f}")
     if "full" in sys.argv:
         everything = sum(timed(book, run, D, L) for D in DIMENSIONS for L in SIZES)
         print(f"  book, all {count} networks: {everything:.0f} s")
