@@ -44,14 +44,17 @@ def parametric(phi: Activation) -> Family:
     """g(h, W, b) = phi(W h + b); the bias may be left out."""
     instance("phi", phi, Activation, "take one from deeplimits.activations, such as relu")
 
-    def g(h: Tensor, W: Tensor, b: Tensor | float = 0.0) -> Tensor:
-        return phi.f(h @ W.mT + b)
+    def inside(h: Tensor, W: Tensor, *b: Tensor) -> Tensor:
+        return sum(b, h @ W.mT)
 
-    def push(h: Tensor, q: Tensor, W: Tensor, b: Tensor | float = 0.0) -> Tensor:
-        return phi.df(h @ W.mT + b) * (q @ W.mT)
+    def g(h: Tensor, W: Tensor, *b: Tensor) -> Tensor:
+        return phi.f(inside(h, W, *b))
 
-    def pull(h: Tensor, p: Tensor, W: Tensor, b: Tensor | float = 0.0) -> Tensor:
-        return (phi.df(h @ W.mT + b) * p) @ W
+    def push(h: Tensor, q: Tensor, W: Tensor, *b: Tensor) -> Tensor:
+        return phi.df(inside(h, W, *b)) * (q @ W.mT)
+
+    def pull(h: Tensor, p: Tensor, W: Tensor, *b: Tensor) -> Tensor:
+        return (phi.df(inside(h, W, *b)) * p) @ W
 
     return Family("parametric", g, push, pull)
 
@@ -82,7 +85,7 @@ def states(h: Tensor, layers: Iterable[Layer], family: Family, scale: float | Te
     """h_0, h_1, ..., h_L one by one, each of shape (networks, inputs, width)."""
     yield h
     for V, *theta in _checked(layers, h, family):
-        h = h + scale * (family.g(h, *theta) @ V.mT)
+        h = _plus(h, scale, family.g(h, *theta) @ V.mT)
         yield h
 
 
@@ -98,7 +101,7 @@ def tangent(
 ) -> Tensor:
     """q_L = (dh_L/dh_0) q_0 along ``path`` = (h_0, ..., h_L), as q_{k+1} = q_k + scale V (dg/dh) q_k."""
     for h, (V, *theta) in zip(path, _checked(layers, q, family), strict=False):
-        q = q + scale * (family.push(h, q, *theta) @ V.mT)
+        q = _plus(q, scale, family.push(h, q, *theta) @ V.mT)
     return q
 
 
@@ -116,7 +119,7 @@ def adjoint(
             "pass path = list(states(...)) and layers = list(...)"
         )
     for h, (V, *theta) in zip(reversed(path[:-1]), _checked(reversed(layers), p, family), strict=True):
-        p = p + scale * family.pull(h, p @ V, *theta)
+        p = _plus(p, scale, family.pull(h, p @ V, *theta))
     return p
 
 
@@ -186,6 +189,11 @@ def projection(
         if d > 1:
             across = torch.hypot(across + c * normal(), c * chi2(all_d - 2).sqrt() if d > 2 else 0 * c)
     return Projection(along, across)
+
+
+def _plus(h: Tensor, scale: float | Tensor, update: Tensor) -> Tensor:
+    """h + scale * update, in one pass over the memory."""
+    return torch.addcmul(h, torch.as_tensor(scale, dtype=h.dtype, device=h.device), update)
 
 
 def _checked(layers: Iterable[Layer], h: Tensor, family: Family) -> Iterator[Layer]:
