@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import torch
 
-from benchmarks.clock import timed
+from benchmarks.clock import CORES, shared, timed
 from deeplimits import resnet, runtime
 from deeplimits.weights import Fractional
 
@@ -56,6 +56,11 @@ def passes(layers: torch.Tensor, generator: torch.Generator) -> None:
     resnet.adjoint(torch.ones_like(h0), path, layers, resnet.original(), scale)
 
 
+def column(cpu: runtime.Runtime, hurst: float, dtype: torch.dtype) -> None:
+    generator = cpu.generator("column", hurst)
+    passes(draw(hurst, generator, dtype), generator)
+
+
 def full(cpu: runtime.Runtime, dtype: torch.dtype) -> None:
     for hurst in torch.linspace(0.05, 0.97, HURSTS).tolist():
         for k in range(NETWORKS):
@@ -80,6 +85,8 @@ def compare(cpu: runtime.Runtime, dtype: torch.dtype) -> None:
     print(
         f"{columns * (drawing + walking):.0f} s for the map, ratio {cells * slow / columns / (drawing + walking):.0f}"
     )
+    side = shared(column, [(cpu, hurst, dtype) for hurst in (*sample, *sample)]) / (2 * len(sample))
+    print(f"  in {CORES} processes {columns * side:.0f} s for the map, ratio {cells * slow / columns / side:.0f}")
     print(f"  passes {work / walking / 1e9:.0f} GFLOP/s, {work / walking / rate:.0%} of the machine's", end=" ")
     print(f"{rate / 1e9:.0f} GFLOP/s in a product of 2000 x 2000 matrices")
     if "full" in sys.argv:
@@ -89,7 +96,7 @@ def compare(cpu: runtime.Runtime, dtype: torch.dtype) -> None:
 def main() -> None:
     cpu = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     print(f"map of {BETAS} betas x {HURSTS} H x {NETWORKS} networks x {INPUTS} inputs, d = {D}, L = {L},")
-    print(f"CPU, {torch.get_num_threads()} threads; extrapolated from 3 cells and 3 columns")
+    print(f"CPU, {torch.get_num_threads()} threads; extrapolated from 3 cells, 3 columns, and 6 shared ones")
     for dtype in (torch.float64, torch.float32):
         compare(cpu, dtype)
 

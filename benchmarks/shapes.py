@@ -10,14 +10,12 @@ Each dimension needs a reference. The plain one is a network with L = M = 1000, 
 layers); the book's is the Mean ODE, in 2N dimensions, at a smaller error.
 """
 
-import os
 import sys
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 
-from benchmarks.clock import timed
+from benchmarks.clock import CORES, shared, timed
 from benchmarks.training_speed import plain
 from deeplimits import data, mean_ode, runtime, training
 
@@ -55,13 +53,6 @@ def solve(run: runtime.Runtime, D: int) -> mean_ode.Solution:
     return mean_ode.solve(z[:N], z[N:], K, run.generator("reference"), nodes=64, particles=256, replicates=4)
 
 
-def shared(function, run: runtime.Runtime, items: list[tuple]) -> float:
-    """Seconds for ``function`` on all ``items``, shared between processes that are already there."""
-    with Parallel(n_jobs=os.cpu_count()) as pool:
-        pool(delayed(function)(run, *items[0]) for _ in range(os.cpu_count()))
-        return timed(lambda: pool(delayed(function)(run, *item) for item in items))
-
-
 def references(run: runtime.Runtime, D: int) -> tuple[float, float, float]:
     """Seconds of the plain reference (extrapolated) and of the book's, and the error bar of the latter at step K."""
     x, y = data.regression(N, D, run.generator("data", D))
@@ -96,9 +87,9 @@ def main() -> None:
     everything = plain_networks + slow
     print(f"  together: plain {everything:.0f} s*, book {networks + fast:.0f} s*", end="")
     print(f", ratio {everything / (networks + fast):.1f}")
-    side = shared(book, run, rows) * all_rows / len(rows)
-    side += shared(solve, run, [(D,) for D in DIMENSIONS])
-    print(f"  book, {os.cpu_count()} processes: {side:.0f} s*, ratio to one plain process {everything / side:.1f}")
+    side = shared(book, [(run, *row) for row in rows]) * all_rows / len(rows)
+    side += shared(solve, [(run, D) for D in DIMENSIONS])
+    print(f"  book in {CORES} processes: {side:.0f} s*, ratio to the plain loop {everything / side:.1f}")
     if "full" in sys.argv:
         everything = sum(timed(book, run, D, L) for D in DIMENSIONS for L in SIZES)
         print(f"  book, all {count} networks: {everything:.0f} s")
