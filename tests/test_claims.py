@@ -167,7 +167,7 @@ def test_tables_render_and_link():
 def test_registry_is_whole():
     found = claims.registry()
     sheets = {
-        *(f"H-{i:02}" for i in range(1, 24)), "H-07b", *(f"E{i}" for i in range(1, 44)),
+        *(f"H-{i:02}" for i in range(1, 24)), "H-07b", *(f"E{i}" for i in range(1, 46)),
         *(f"M-{i:02}" for i in range(1, 22)), *(f"C{i}" for i in range(1, 13)),
     }  # fmt: skip
     assert set(found) == sheets
