@@ -117,12 +117,14 @@ def summary(chapters: list[Chapter]) -> str:
     counts = {name: verdicts.count(name) for name in SIGNS}
     rates = [record["false_alarm"] for chapter in chapters for record in chapter.records]
     random = [rate for rate in rates if rate > 0]
+    wide = sum(record["wide"] for chapter in chapters for record in chapter.records)
     return (
         f"Of the {len(verdicts)} claims of this book **{counts['holds']} hold**, **{counts['fails']} fail** "
         f"and {counts['open']} are open, that is, not tested yet. The verdicts rest on {len(rates)} measurements; "
         f"{len(rates) - len(random)} of them are exact and {len(random)} are random. "
         f"A random check of a true claim fails by chance with probability {scientific(max(random, default=0.0))}, "
-        f"so this build is expected to raise {scientific(sum(random))} false alarms in all."
+        f"so this build is expected to raise {scientific(sum(random))} false alarms in all. "
+        f"{wide} measurements are wide."
     )
 
 

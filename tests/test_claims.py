@@ -70,6 +70,21 @@ def test_strict_inequality_wants_the_whole_interval(predicted, estimate, expecte
     assert recorded(predicted, estimate, inside=True).verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [
+        ((9.0, 11.0), True),  # the interval of `measured` is 6 ... 14
+        ((5.9, 14.0), False),
+        (10.0, False),  # no allowance
+        ((6.5, inf), False),
+    ],
+)
+def test_an_interval_wider_than_the_allowance_is_said_to_be_wide(predicted, expected):
+    record = recorded(predicted, measured(10.0))
+    assert record.wide == record.json()["wide"] == expected
+    assert record.row()[0] == ("✓ holds, wide" if expected else "✓ holds")
+
+
 def test_strict_inequality_is_shown_and_kept():
     record = recorded((0.0, inf), measured(10.0), inside=True)
     assert record.row()[1] == "> 0" and record.json()["inside"] is True

@@ -195,9 +195,8 @@ def _problem(model: nn.Module, batch: object, names: Sequence[str]) -> str | Non
         return "the shape changes"
     if len(seen.inputs[0]) < 2:
         raise ValueError("the batch must hold two different examples or more, got one; stack some")
-    skip = float(
-        skips(model, batch, names, seen).nanmedian()
-    )  # of most blocks: one that has lost its skip connection is to be diagnosed
+    # the median, since a single block that has lost its skip connection is to be diagnosed, not refused
+    skip = float(skips(model, batch, names, seen).nanmedian())
     if skip < PASSES:
         return f"they hand on {skip:.2f} of their input, where a skip connection hands on 1"
     return None
@@ -209,11 +208,11 @@ def _accepts(model: nn.Module, batch: object) -> Tensor:
         return call(model, batch)
     except _NoTensor:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-        shapes = _shapes(batch)
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as error:
+        says = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"batch must be what {type(model).__name__} takes, got {shapes}; the model says: "
-            f"{str(error).strip().splitlines()[0]}; pass a tensor, a tuple of arguments, or a dict of keywords"
+            f"batch must be what {type(model).__name__} takes, got {_shapes(batch)}; the model says: {says}; pass a "
+            "tensor, a tuple of arguments, or a dict of keywords"
         ) from error
 
 

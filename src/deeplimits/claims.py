@@ -6,6 +6,8 @@ claim a prediction and an estimate, and ends with ``ledger.table()``; the verdic
     a record holds if no run diverged, the measurement's interval at 4 standard errors meets the
     prediction, and, where the source prints something else, the interval at 5 misses what is printed.
 
+A row that holds is marked "wide" if its interval is wider than the allowance in its prediction: it has little power.
+
 ``inside=True`` is for strict inequalities, such as signs: the interval at 4 standard errors must lie strictly
 inside the prediction. (An interval that only meets it is there for an effect of exactly zero, too.)
 
@@ -80,6 +82,15 @@ class Record:
         return "holds" if good else "fails"
 
     @property
+    def wide(self) -> bool:
+        """Whether the interval is wider than the range predicted, where that has two ends.
+
+        Such a row holds, but could not have told a departure as large as the allowance.
+        """
+        (a, b), (low, high) = self.prediction, self.measured.interval(HOLD)
+        return not self.inside and -inf < a < b < inf and high - low > b - a
+
+    @property
     def anchor(self) -> str:
         return "claim-" + re.sub(r"[^a-z0-9]+", "-", f"{self.claim.id} {self.part}".lower()).strip("-")
 
@@ -103,6 +114,7 @@ class Record:
             "diverged": m.diverged,
             "false_alarm": 0.0 if _is_exact(m) else false_alarm(HOLD),
             "verdict": self.verdict,
+            "wide": self.wide,
             "anchor": self.anchor,
         }
 
@@ -120,7 +132,8 @@ class Record:
             predicted += f" (printed: {_range(self.printed, digits + 1)})"
         interval = "exact" if _is_exact(m) else f"{_number(low, digits)} … {_number(high, digits)}"
         runs = f"{m.samples:,}".replace(",", " ") + (f" ({m.diverged} diverged)" if m.diverged else "")
-        return [SIGNS[self.verdict], predicted, _number(m.value, digits), interval, runs]
+        sign = SIGNS[self.verdict] + (", wide" if self.wide and self.verdict == "holds" else "")
+        return [sign, predicted, _number(m.value, digits), interval, runs]
 
 
 @dataclass
