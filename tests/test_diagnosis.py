@@ -15,7 +15,10 @@ HEALTHY = Diagnosis(
     norms=torch.linspace(1, 1.3, L + 1),
     gradients=torch.linspace(1.3, 1, L + 1),
     updates=torch.full((L,), 0.3),
-    skips=torch.ones(L),
+    sizes=torch.full((L,), 0.3),
+    skips=[exact(1.0)] * L,
+    twins=0,
+    among=12,
     change=exact(0.8),
     growth=exact(1.3),
     backward=exact(1.3),
@@ -41,22 +44,53 @@ def at(values, i, value):
     return values
 
 
+def line(first, middle, last):
+    """A path of norms with these values at its two ends and in between."""
+    return torch.cat([torch.linspace(first, middle, L // 2 + 1), torch.linspace(middle, last, L // 2 + 1)[1:]])
+
+
+def skips(i, value):
+    return [exact(1.0)] * i + [exact(value)] + [exact(1.0)] * (L - i - 1)
+
+
+STILL = at(torch.full((L,), 0.2), 2, 0.0)
 CASES = [
     ({}, "stability", "features", [], "Nothing to mend: over 8 blocks the state changes by 0.8 times its norm"),
     ({"nonlinearity": 0.02}, "stability", "lazy", [], "linear but for 0.02"),
-    ({"change": exact(0.05)}, "identity", "features", ["identity"], "multiply each by 1."),
-    ({"change": exact(0.0), "updates": torch.zeros(L)}, "identity", "features", ["identity"], "ReZero, or forgotten"),
-    ({"change": exact(40.0), "factor": 0.2}, "explosion", "features", ["explosion"], "multiply each block by 0.2,"),
-    ({"backward": exact(11.0)}, "explosion", "features", ["explosion"], "gradients by 11:"),
-    ({"growth": exact(inf)}, "explosion", "features", ["explosion"], "grows by the factor inf"),
-    ({"change": exact(nan)}, "explosion", "features", ["explosion"], "grows by the factor"),
-    ({"hurst": hurst(1.0, 0.0)}, "stability", "features", ["equal weights"], "All 8 blocks have equal weights"),
-    ({"hurst": hurst(0.75, 0.02)}, "stability", "features", ["alike"], "1/L^0.75 = 0.21"),
-    ({"hurst": hurst(0.75, 0.06)}, "stability", "features", [], "Nothing to mend"),
-    ({"skips": at(torch.ones(L), 3, 0.1)}, "stability", "features", ["no skip"], "`blocks.3` hands on 0.10"),
-    ({"updates": at(torch.ones(L), 7, 9.0)}, "stability", "features", ["outlier"], "`blocks.7` does 9 times as much"),
-    ({"updates": at(torch.ones(L), 0, 0.1)}, "stability", "features", ["outlier"], "`blocks.0` does 0.1 times"),
-    ({"nonlinearity": nan}, "stability", "none", ["no training"], "frozen, detached, or overflowing"),
+    ({"change": exact(0.05)}, "identity", "features", [], "Nothing to mend"),
+    ({"change": exact(0.05), "nonlinearity": 0.02}, "identity", "lazy", ["identity"], "multiply each by 1."),
+    (
+        {"change": exact(1e-6), "nonlinearity": 0.0},
+        "identity",
+        "lazy",
+        ["identity"],
+        "ReZero or layer scale, or forgot",
+    ),
+    ({"norms": line(1, 5, 40), "factor": 0.2}, "explosion", "features", ["explosion"], "multiply each block by 0.2."),
+    ({"norms": line(1, 20, 30)}, "stability", "features", [], "Nothing"),  # as a power of the depth: it does not go on
+    ({"gradients": line(50, 7, 1)}, "explosion", "features", ["explosion"], "gradients by 1.3:"),
+    ({"norms": line(1, 5, inf), "factor": nan}, "explosion", "features", ["explosion"], "no factor on the blocks"),
+    ({"norms": line(1, 9, 40)}, "explosion", "features", ["explosion"], "(by 10 up to `blocks.4`)"),
+    ({"norms": line(1, 0.2, 0.05)}, "vanishing", "features", ["vanishing"], "shrinks to 0.05"),
+    (
+        {"norms": at(line(1, 25, 30), 1, 22.0)},
+        "stability",
+        "features",
+        ["small input"],
+        "Raise the scale of what enters",
+    ),
+    ({"twins": 7}, "stability", "features", ["equal weights"], "7 of 8 blocks have the weights of an earlier one"),
+    ({"hurst": hurst(0.75, 0.02), "coherence": exact(4)}, "stability", "features", ["alike"], "1/L^0.75 = 0.21"),
+    ({"hurst": hurst(0.75, 0.02)}, "stability", "features", [], "Nothing to mend"),  # updates do not add up
+    ({"hurst": hurst(0.75, 0.06), "coherence": exact(2)}, "stability", "features", [], "Nothing to mend"),
+    ({"coherence": exact(5.0)}, "stability", "features", ["aligned"], "coherence 5, where independent ones have 1"),
+    ({"skips": skips(3, 0.1)}, "stability", "features", ["no skip"], "`blocks.3` hands on 0.10"),
+    ({"skips": skips(3, 2.0)}, "stability", "features", ["double skip"], "`blocks.3` hands on 2.00"),
+    ({"sizes": at(torch.ones(L), 7, 9.0)}, "stability", "features", ["outlier"], "`blocks.7` adds 9 times as much"),
+    ({"sizes": at(torch.ones(L), 0, 0.1)}, "stability", "features", ["outlier"], "`blocks.0` adds 0.1 times"),
+    ({"sizes": at(torch.ones(L), 4, 0.0)}, "stability", "features", ["outlier"], "`blocks.4` adds nothing: dropped"),
+    ({"moves": STILL}, "stability", "features", ["no gradient"], "the weights of `blocks.2`: frozen"),
+    ({"nonlinearity": nan}, "stability", "none", ["no training"], "are the blocks frozen"),
 ]
 
 
@@ -68,7 +102,7 @@ def test_each_disorder_is_named_and_nothing_else(numbers, regime, training, name
 
 
 def test_causes_come_before_effects():
-    d = replace(HEALTHY, change=exact(99.0), hurst=hurst(1.0, 0.0))
+    d = replace(HEALTHY, norms=line(1, 7, 99), twins=7)
     assert [f.name for f in d.findings] == ["equal weights", "explosion"]
 
 

@@ -16,13 +16,14 @@ from deeplimits.blocks import PASSES
 from deeplimits.claims import HOLD
 from deeplimits.statistics import Estimate
 
-IDENTITY, EXPLOSION = (
-    0.1,
+IDENTITY = 0.1  # change of the state below which the stack does nothing
+EXPLOSION, HALF = (
     10.0,
-)  # change of the state below, change or growth above which depth does too little, too much
+    2.0,
+)  # growth of the whole stack, and of each half: a power of the depth, as sqrt(L), has HALF < 2
 LAZY = 0.1  # nonlinearity of the blocks in their weights below which features hardly move
-OUTLIER = 4.0  # a block that does so many times more, or less, than its neighbours
-ALIKE, EQUAL = 0.55, 0.999  # Hurst index: of weights alike in successive blocks, of equal ones
+OUTLIER = 4.0  # a block that adds so many times more, or less, than its neighbours
+ALIKE, ADDS, ALIGNED = 0.55, 1.5, 3.0  # Hurst index of weights that are alike; coherence where it counts, or alone
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,20 @@ class Diagnosis:
     """Measurements in a stack of L blocks h_l = h_{l-1} + f_l(h_{l-1}). Intervals are over the examples.
 
     ``norms``, ``gradients`` (L + 1): ||h_l|| / ||h_0|| and ||g_l|| / ||g_L||, geometric means over the examples, where
-    g_l is the gradient in h_l of a random linear function of h_L. ``updates`` (L): ||f_l(h)|| / ||h||. ``skips`` (L):
-    the share of a change in its input that a block hands on. ``sums``: for m = 1, 2, 4, ... the mean square of the sum
-    of the weights of m successive blocks over that of one. In a trial training the loss went from ``loss[0]`` to
-    ``loss[1]``, and weights and states moved by the relative amounts ``moves`` and ``shifts`` (L).
+    g_l is the gradient in h_l of a random linear function of h_L. ``updates``, ``sizes`` (L): ||f_l(h)|| / ||h|| and
+    ||f_l(h)||. ``skips`` (L): the share of a change in its input that a block hands on. ``sums``: for m = 1, 2, 4, ...
+    the mean square of the sum of the weights of m successive blocks over that of one. In a trial training the loss went
+    from ``loss[0]`` to ``loss[1]``, and weights and states moved by the relative amounts ``moves``, ``shifts`` (L).
     """
 
     names: list[str]
     norms: Tensor
     gradients: Tensor
     updates: Tensor
-    skips: Tensor
+    sizes: Tensor
+    skips: list[Estimate]
+    twins: int  # blocks that have the weights of an earlier one
+    among: int  # modules of their class in the model
     change: Estimate  # ||h_L - h_0|| / ||h_0||
     growth: Estimate  # ||h_L|| / ||h_0||
     backward: Estimate  # ||g_0|| / ||g_L||
@@ -63,14 +67,18 @@ class Diagnosis:
     nonlinearity: (
         float  # of the blocks in their weights w: ||f' - f - df/dw (w' - w)|| / ||f' - f||, at the first states
     )
-    factor: float  # which, on all blocks, makes the change of the state 1
+    factor: float  # on all blocks, with which the state changes by its norm, or gradients double; NaN if there is none
 
     @property
     def regime(self) -> str:
-        """``explosion``, ``stability`` or ``identity``, at the depth that the network has."""
-        largest = max(self.change.value, self.growth.value, self.backward.value)
-        if not largest <= EXPLOSION:  # infinity and NaN, too
+        """``explosion``, ``vanishing``, ``identity`` or ``stability``, at the depth that the network has.
+
+        Growth is an explosion if it goes on: over the whole stack by EXPLOSION, and over each half by HALF.
+        """
+        if _explodes(self.norms) or _explodes(self.gradients.flip(0)):
             return "explosion"
+        if min(self.norms[-1], self.gradients[0]) < 1 / EXPLOSION:
+            return "vanishing"
         return "identity" if self.change.value < IDENTITY else "stability"
 
     @property
@@ -93,7 +101,8 @@ class Diagnosis:
         if self.training == "lazy":
             lines.append(
                 f"Training is lazy: in their weights the blocks are linear but for {self.nonlinearity:.2g}. If "
-                "features should move, make blocks smaller and rates larger: 1/L in place of 1/sqrt(L)."
+                "features should move, put a factor 1/L, not 1/sqrt(L), in front of each block (in forward, not in its "
+                "initial weights) and raise the learning rate."
             )
         return lines
 
@@ -101,11 +110,12 @@ class Diagnosis:
         """Quantity, value, and interval or meaning: what the table shows."""
         fell = f"while the loss went from {_number(self.loss[0])} to {_number(self.loss[1])}"
         return [
-            ("blocks", str(len(self.names)), f"`{self.names[0]}` to `{self.names[-1]}`"),
+            ("blocks", f"{len(self.names)} of {self.among}", f"`{self.names[0]}` to `{self.names[-1]}`"),
             ("change of the state", *_estimate(self.change)),
             ("growth of the state", *_estimate(self.growth)),
             ("growth of gradients, backward", *_estimate(self.backward)),
             ("update of one block", _number(_size(self.updates)), "root mean square over blocks"),
+            ("share of its input that a block hands on", *_range([e.value for e in self.skips])),
             ("coherence of the updates", *_estimate(self.coherence)),
             ("Hurst index of the weights", *_estimate(self.hurst)),
             *((f"&emsp;`{name}`", *_estimate(h)) for name, h in self.weights.items()),
@@ -145,38 +155,103 @@ class Diagnosis:
 
 def _findings(d: Diagnosis) -> Iterator[Finding]:
     """Causes before effects; each with the number that speaks for it."""
-    depth, hurst = len(d.names), d.hurst.value
-    for name, skip in zip(d.names, d.skips.tolist(), strict=True):
-        if skip < PASSES:
-            text = f"`{name}` hands on {skip:.2f} of what it gets, where a skip connection hands on 1: is it missing?"
-            yield Finding("no skip", skip, text)
-    if hurst > EQUAL:
-        text = f"All {depth} blocks have equal weights: is one block repeated, copied, or seeded in its constructor?"
-        yield Finding("equal weights", hurst, text)
-    elif d.hurst.interval(HOLD)[0] > ALIKE:
+    depth, regime = len(d.names), d.regime
+    yield from _connections(d)
+    yield from _likeness(d)
+    if float(d.norms[1]) > EXPLOSION and regime != "explosion":
+        text = (
+            f"The state before `{d.names[0]}` is small: this block makes it {float(d.norms[1]):.2g} times as large. "
+            "Raise the scale of what enters, for example of the embedding."
+        )
+        yield Finding("small input", float(d.norms[1]), text)
+    if regime == "explosion":
+        where = [name for name, norm in zip(d.names, d.norms[1:].tolist(), strict=True) if not norm <= EXPLOSION]
+        text = (
+            f"Over {depth} blocks the state grows by the factor {d.growth.value:.2g}"
+            f"{f' (by {EXPLOSION:g} up to `{where[0]}`)' if where else ''} and gradients by {d.backward.value:.2g}: "
+        )
+        text += f"multiply each block by {d.factor:.2g}." if isfinite(d.factor) else "no factor on the blocks helps."
+        yield Finding("explosion", max(d.change.value, d.growth.value, d.backward.value), text)
+    if regime == "vanishing":
+        text = (
+            f"Over {depth} blocks the state shrinks to {float(d.norms[-1]):.2g} of its norm and gradients to "
+            f"{float(d.gradients[0]):.2g}: what a block hands on of its input should be 1, and is "
+            f"{sum(e.value for e in d.skips) / depth:.2f} in the mean."
+        )
+        yield Finding("vanishing", float(min(d.norms[-1], d.gradients[0])), text)
+    if regime != "explosion":
+        for name, ratio in zip(d.names, against_neighbours(d.sizes), strict=True):
+            if not 1 / OUTLIER < ratio < OUTLIER:
+                does = (
+                    f"adds {ratio:.2g} times as much as its neighbours: look at its initial weights"
+                    if ratio
+                    else ("adds nothing: dropped at random? then diagnose model.eval()")
+                )
+                yield Finding("outlier", ratio, f"`{name}` {does}.")
+    small = d.change.value < IDENTITY**3
+    if regime == "identity" and (small or d.training != "features"):
+        cure = (
+            "meant, as in ReZero or layer scale, or forgotten?"
+            if small
+            else (f"for a change of 1, multiply each by {d.factor:.2g}.")
+        )
+        text = f"All {depth} blocks together change the state by {d.change.value:.2g} of its norm: {cure}"
+        yield Finding("identity", d.change.value, text)
+    yield from _training(d)
+
+
+def _connections(d: Diagnosis) -> Iterator[Finding]:
+    for name, skip in zip(d.names, d.skips, strict=True):
+        low, high = skip.interval(HOLD)
+        if high < PASSES[0]:
+            text = (
+                f"`{name}` hands on {abs(skip.value):.2f} of what it gets, where a skip connection hands on 1: missing?"
+            )
+            yield Finding("no skip", skip.value, text)
+        if low > 1.5:
+            text = (
+                f"`{name}` hands on {skip.value:.2f} of what it gets, where a skip connection hands on 1: added twice?"
+            )
+            yield Finding("double skip", skip.value, text)
+
+
+def _likeness(d: Diagnosis) -> Iterator[Finding]:
+    depth, hurst, adds = len(d.names), d.hurst.value, d.coherence.interval(HOLD)[0]
+    if d.twins:
+        text = (
+            f"{d.twins} of {depth} blocks have the weights of an earlier one: is a block repeated, copied, or seeded "
+            "in its constructor?"
+        )
+        yield Finding("equal weights", d.twins, text)
+    elif d.hurst.interval(HOLD)[0] > ALIKE and adds > ADDS:
         text = (
             f"The weights of successive blocks are alike (H = {hurst:.2f}): the critical factor on a block is not "
             f"1/sqrt(L) but 1/L^{hurst:.2f} = {depth**-hurst:.2g}."
         )
         yield Finding("alike", hurst, text)
-    for name, ratio in zip(d.names, against_neighbours(d.updates), strict=True):
-        if not 1 / OUTLIER < ratio < OUTLIER:
-            text = f"`{name}` does {ratio:.2g} times as much as its neighbours: look at its initial weights."
-            yield Finding("outlier", ratio, text)
-    if d.regime == "explosion":
+    elif adds > ALIGNED and d.regime in ("stability", "identity"):
         text = (
-            f"Over {depth} blocks the state grows by the factor {d.growth.value:.2g} and gradients by "
-            f"{d.backward.value:.2g}: multiply each block by {d.factor:.2g}, and the state changes by its own norm."
+            f"Updates add up: coherence {d.coherence.value:.2g}, where independent ones have 1 and equal ones {depth}. "
+            "After training this is usual; at the start, look for what the blocks have in common."
         )
-        yield Finding("explosion", max(d.change.value, d.growth.value, d.backward.value), text)
-    if d.regime == "identity":
-        dead = not float(d.updates.max()) > 0
-        cure = "meant, as in ReZero, or forgotten?" if dead else f"for a change of 1, multiply each by {d.factor:.2g}."
-        text = f"All {depth} blocks together change the state by {d.change.value:.2g} of its norm: {cure}"
-        yield Finding("identity", d.change.value, text)
+        yield Finding("aligned", d.coherence.value, text)
+
+
+def _training(d: Diagnosis) -> Iterator[Finding]:
     if d.training == "none":
-        text = "No finite gradient other than zero reaches the weights of the blocks: frozen, detached, or overflowing?"
+        text = "No step of training could be measured: are the blocks frozen, or detached, or the loss not finite?"
         yield Finding("no training", d.loss[0], text)
+    else:
+        still = [name for name, move in zip(d.names, d.moves.tolist(), strict=True) if not move > 0]
+        if still:
+            text = f"No gradient reaches the weights of `{'`, `'.join(still[:3])}`: frozen, or detached?"
+            yield Finding("no gradient", len(still), text)
+
+
+def _explodes(path: Tensor) -> bool:
+    """Whether the growth along ``path``, which begins with 1, is large and goes on."""
+    first, whole = float(path[len(path) // 2]), float(path[-1])
+    return not isfinite(whole) or (whole > EXPLOSION and min(first, whole / first) > HALF)
 
 
 def against_neighbours(updates: Tensor) -> list[float]:
@@ -190,13 +265,18 @@ def against_neighbours(updates: Tensor) -> list[float]:
 
 
 def _size(x: Tensor) -> float:
+    x = x[x.isfinite()]
     return float(x.square().mean().sqrt())
 
 
 def _number(x: float) -> str:
-    return f"{x:.3g}"
+    return f"{x:.3g}" if isfinite(x) or x > 0 else "unknown"
 
 
 def _estimate(e: Estimate) -> tuple[str, str]:
     low, high = e.interval(HOLD)
     return _number(e.value), f"{_number(low)} … {_number(high)}" if low < high else ""
+
+
+def _range(values: list[float]) -> tuple[str, str]:
+    return _number(sum(values) / len(values)), f"between {_number(min(values))} and {_number(max(values))}"

@@ -28,6 +28,10 @@ class Estimate:
     diverged: int
     interval: Callable[[float], tuple[float, float]]
 
+    def __repr__(self) -> str:
+        low, high = self.interval(4)
+        return f"{self.value:.4g} ({low:.4g} … {high:.4g} at 4 standard errors, {self.samples} runs)"
+
 
 def false_alarm(z: float) -> float:
     """P(|Z| > z) for a standard normal Z: 6.3e-5 at z = 4, 5.7e-7 at z = 5."""
@@ -206,7 +210,7 @@ def _student(value: float, error: float, freedom: float, n: int, diverged: int) 
 
     def interval(z: float) -> tuple[float, float]:
         half = error * (z if freedom == inf else stats.t.isf(false_alarm(z) / 2, freedom))
-        return value - half, value + half
+        return value - float(half), value + float(half)
 
     return Estimate(value, error, n, diverged, interval)
 
