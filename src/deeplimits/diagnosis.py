@@ -156,7 +156,8 @@ class Diagnosis:
 def _findings(d: Diagnosis) -> Iterator[Finding]:
     """Causes before effects; each with the number that speaks for it."""
     depth, regime = len(d.names), d.regime
-    yield from _connections(d)
+    connections = list(_connections(d))
+    yield from connections
     yield from _likeness(d)
     if float(d.norms[1]) > EXPLOSION and regime != "explosion":
         text = (
@@ -181,7 +182,8 @@ def _findings(d: Diagnosis) -> Iterator[Finding]:
         yield Finding("vanishing", float(min(d.norms[-1], d.gradients[0])), text)
     if regime != "explosion":
         for name, ratio in zip(d.names, against_neighbours(d.sizes), strict=True):
-            if not 1 / OUTLIER < ratio < OUTLIER:
+            explained = any(f"`{name}`" in finding.text for finding in connections)
+            if not (explained or 1 / OUTLIER < ratio < OUTLIER):
                 does = (
                     f"adds {ratio:.2g} times as much as its neighbours: look at its initial weights"
                     if ratio
