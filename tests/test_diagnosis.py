@@ -57,7 +57,7 @@ STILL = at(torch.full((L,), 0.2), 2, 0.0)
 CASES = [
     ({}, "stability", "features", [], "Nothing to mend: over 8 blocks the state changes by 0.8 times its norm"),
     ({"nonlinearity": 0.02}, "stability", "lazy", [], "linear but for 0.02"),
-    ({"change": exact(0.05)}, "identity", "features", [], "Nothing to mend"),
+    ({"change": exact(0.05)}, "identity", "features", [], "Nothing to mend"),  # that is how features move most
     ({"change": exact(0.05), "nonlinearity": 0.02}, "identity", "lazy", ["identity"], "multiply each by 1."),
     (
         {"change": exact(1e-6), "nonlinearity": 0.0},

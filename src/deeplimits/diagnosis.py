@@ -93,12 +93,12 @@ class Diagnosis:
 
     @property
     def advice(self) -> list[str]:
-        """The findings in words, or that there are none; and, where training is lazy, what that means."""
+        """The findings in words, or that there are none; and, in a stable network, what it means that training is lazy."""
         lines = [f.text for f in self.findings] or [
             f"Nothing to mend: over {len(self.names)} blocks the state changes by {self.change.value:.2g} times its "
             f"norm, and gradients grow by the factor {self.backward.value:.2g}."
         ]
-        if self.training == "lazy":
+        if self.training == "lazy" and self.regime == "stability":
             lines.append(
                 f"Training is lazy: in their weights the blocks are linear but for {self.nonlinearity:.2g}. If "
                 "features should move, put a factor 1/L, not 1/sqrt(L), in front of each block (in forward, not in its "
