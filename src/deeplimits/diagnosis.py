@@ -64,9 +64,7 @@ class Diagnosis:
     loss: tuple[float, float]
     moves: Tensor
     shifts: Tensor
-    nonlinearity: (
-        float  # of the blocks in their weights w: ||f' - f - df/dw (w' - w)|| / ||f' - f||, at the first states
-    )
+    nonlinearity: float  # of the blocks in their weights: ||f' - f - df/dw (w' - w)|| / ||f' - f||
     factor: float  # on all blocks, with which the state changes by its norm, or gradients double; NaN if there is none
 
     @property
@@ -93,7 +91,7 @@ class Diagnosis:
 
     @property
     def advice(self) -> list[str]:
-        """The findings in words, or that there are none; and, in a stable network, what it means that training is lazy."""
+        """The findings in words, or that there are none; and, in a stable network, what lazy training means."""
         lines = [f.text for f in self.findings] or [
             f"Nothing to mend: over {len(self.names)} blocks the state changes by {self.change.value:.2g} times its "
             f"norm, and gradients grow by the factor {self.backward.value:.2g}."
