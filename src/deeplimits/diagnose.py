@@ -54,25 +54,26 @@ def diagnose(
     model, batch, names = _copy(model, batch, blocks)
     generator = generator or torch.Generator(next(model.parameters(), torch.empty(0)).device)
     seen = watch(model, batch, names, generator=generator)
-    alive = seen.inputs[0].any(1)  # an example of zeros, such as padding, has no relative change
+    first, last = seen.states[0], seen.states[-1]
+    alive = first.any(1).cpu()  # an example of zeros, such as padding, has no relative change
     if int(alive.sum()) < 2:
         raise ValueError(f"the batch must hold two examples other than zero, got {int(alive.sum())}; stack some")
     stack = [model.get_submodule(name) for name in names]
     kinds, together, sums = _regularity(stack, generator)
-    paths = [torch.stack([_ratio(h, path[end])[alive.cpu()] for h in path]) for path, end in _paths(seen)]
-    change = _mean(_ratio(seen.states[-1] - seen.inputs[0], seen.inputs[0])[alive.cpu()])
+    norms = torch.stack([_ratio(h, first)[alive] for h in seen.states])
+    slopes = torch.stack([_ratio(g, seen.gradients[-1])[alive] for g in seen.gradients])
     found = Diagnosis(
         names,
-        norms=paths[0].log().mean(1).exp(),
-        gradients=paths[1].log().mean(1).exp(),
+        norms=norms.log().mean(1).exp(),
+        gradients=slopes.log().mean(1).exp(),
         updates=seen.updates(alive),
         sizes=seen.sizes(),
         skips=skips(model, batch, names, seen),
         twins=_twins(stack),
         among=sum(type(m) is type(stack[0]) for m in model.modules()),
-        change=change,
-        growth=_mean(paths[0][-1]),
-        backward=_mean(paths[1][0]),
+        change=_mean(_ratio(last - first, first)[alive]),
+        growth=_mean(norms[-1]),
+        backward=_mean(slopes[0]),
         coherence=mean(seen.coherence()),
         hurst=together,
         weights=kinds,
@@ -80,7 +81,9 @@ def diagnose(
         factor=1.0,
         **_trial(model, batch, names, seen, loss, steps, generator),
     )
-    return found if found.regime == "stability" else replace(found, factor=_remedy(model, batch, names, alive))
+    if found.regime == "stability":
+        return found
+    return replace(found, factor=_remedy(model, batch, names, alive, generator.device))
 
 
 def exponent(
@@ -203,7 +206,7 @@ def _descend(value: Callable[[], Tensor], weights: list[nn.Parameter]) -> float 
     return None
 
 
-def _remedy(model: nn.Module, batch: Batch, names: list[str], alive: Tensor) -> float:
+def _remedy(model: nn.Module, batch: Batch, names: list[str], alive: Tensor, device: torch.device) -> float:
     """The factor on all blocks at which the state changes by its norm, or gradients double, whichever comes first.
 
     By bisection over powers of two; NaN if there is none.
@@ -211,9 +214,9 @@ def _remedy(model: nn.Module, batch: Batch, names: list[str], alive: Tensor) -> 
     low, high = -20.0, 20.0
     while high - low > 0.01:
         middle = (low + high) / 2
-        seen = watch(model, batch, names, factor=2**middle, generator=torch.Generator(alive.device))
-        change = _ratio(seen.states[-1] - seen.inputs[0], seen.inputs[0])[alive.cpu()].mean()
-        growth = _ratio(seen.gradients[0], seen.gradients[-1])[alive.cpu()].mean()
+        seen = watch(model, batch, names, factor=2**middle, generator=torch.Generator(device))
+        change = _ratio(seen.states[-1] - seen.inputs[0], seen.inputs[0])[alive].mean()
+        growth = _ratio(seen.gradients[0], seen.gradients[-1])[alive].mean()
         small = float(change) < 1 and float(growth) < 2
         low, high = (middle, high) if small else (low, middle)
     return 2 ** ((low + high) / 2) if -19 < low < 19 else nan
@@ -250,11 +253,6 @@ def _twins(stack: list[nn.Module]) -> int:
         twins += same
         seen += [] if same else [matrices]
     return twins
-
-
-def _paths(seen: Passage) -> list[tuple[list[Tensor], int]]:
-    """The states, to be compared with the first, and the gradients, with the last."""
-    return [(seen.states, 0), (seen.gradients, -1)]
 
 
 def _mean(ratios: Tensor) -> Estimate:
