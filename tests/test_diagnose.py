@@ -277,6 +277,30 @@ def test_no_trace_is_left(generator, fails):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
+def test_a_model_that_knows_single_precision_only_is_left_alone_too(generator, x):
+    class Single(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks, self.norm = network(generator, 6).float(), nn.BatchNorm1d(D)
+
+        def forward(self, h):
+            if h.dtype != torch.float32:
+                raise RuntimeError("float32 only")
+            return self.norm(self.blocks(h))
+
+    net = Single()
+    before = copy.deepcopy(net.state_dict())
+    assert diagnose(net, x.float()).regime == "stability"
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_the_batch_is_left_alone_by_a_model_that_works_on_it_in_place(generator, x):
+    net, before = network(generator, 6), x.clone()
+    net.register_forward_pre_hook(lambda module, args: args[0].mul_(2))
+    diagnose(net, x)
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
