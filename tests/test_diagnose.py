@@ -9,6 +9,7 @@ from torch import nn
 
 from conftest import ALPHA
 from deeplimits import weights
+from deeplimits.blocks import watch
 from deeplimits.diagnose import diagnose, exponent
 from deeplimits.statistics import false_alarm
 
@@ -193,6 +194,22 @@ def test_low_precision_does_not_change_the_verdict(generator, x, dtype):
     net = network(generator, 12, phi=torch.tanh)
     reference = diagnose(net, x).nonlinearity
     assert diagnose(net.to(dtype), x.to(dtype)).nonlinearity == pytest.approx(reference, rel=0.05)
+
+
+def test_where_gradients_explode_and_states_do_not_the_factor_mends_gradients(generator, x):
+    """Normalisation after each block keeps the state; steep blocks before it blow gradients up."""
+
+    class After(Block):
+        def forward(self, h):
+            return torch.nn.functional.layer_norm(h + self.scale * torch.tanh(h @ self.W.T), (D,))
+
+    layers = weights.IID(gain=3.0).layers(32, 1, D, generator)
+    net = nn.Sequential(*(After(W, V, 1.0) for (V,), (W,) in layers))
+    d = diagnose(net, x, steps=1)
+    assert d.regime == "explosion" and d.growth.value < 2 and d.factor < 0.7
+    scaled = watch(net, x, d.names, factor=d.factor, generator=torch.Generator())
+    growth = scaled.gradients[0].norm(dim=1) / scaled.gradients[-1].norm(dim=1)
+    assert float(growth.mean()) == pytest.approx(2, rel=0.1)
 
 
 def test_a_step_that_would_raise_the_loss_is_halved(generator, x):
