@@ -203,7 +203,7 @@ def test_where_gradients_explode_and_states_do_not_the_factor_mends_gradients(ge
         def forward(self, h):
             return torch.nn.functional.layer_norm(h + self.scale * torch.tanh(h @ self.W.T), (D,))
 
-    layers = weights.IID(gain=3.0).layers(32, 1, D, generator)
+    layers = weights.IID(gain=8.0).layers(32, 1, D, generator)
     net = nn.Sequential(*(After(W, V, 1.0) for (V,), (W,) in layers))
     d = diagnose(net, x, steps=1)
     assert d.regime == "explosion" and d.growth.value < 2 and d.factor < 0.7
