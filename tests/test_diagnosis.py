@@ -67,6 +67,7 @@ CASES = [
         "ReZero or layer scale, or forgot",
     ),
     ({"norms": line(1, 5, 40), "factor": 0.2}, "explosion", "features", ["explosion"], "multiply each block by 0.2."),
+    ({"norms": line(1, 5, 40), "sizes": 4.0 ** torch.arange(L)}, "explosion", "features", ["explosion"], "multiply"),
     ({"norms": line(1, 20, 30)}, "stability", "features", [], "Nothing"),  # as a power of the depth: it does not go on
     ({"gradients": line(50, 7, 1)}, "explosion", "features", ["explosion"], "gradients by 1.3:"),
     ({"norms": line(1, 5, inf), "factor": nan}, "explosion", "features", ["explosion"], "no factor on the blocks"),

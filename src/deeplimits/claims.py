@@ -88,7 +88,7 @@ class Record:
         Such a row holds, but could not have told a departure as large as the allowance.
         """
         (a, b), (low, high) = self.prediction, self.measured.interval(HOLD)
-        return not self.inside and -inf < a < b < inf and high - low > b - a
+        return not self.inside and -inf < a < b < inf and bool(high - low > b - a)
 
     @property
     def anchor(self) -> str:
