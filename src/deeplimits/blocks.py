@@ -16,7 +16,6 @@ from deeplimits.statistics import Estimate, mean
 
 Batch = Tensor | Sequence | Mapping
 PASSES = 0.5, 2.0  # of a change in their input: what most blocks of a residual network hand on lies between
-
 NUDGE = 2**-7  # of the size of a state: far above rounding, far below what bends a block
 
 
@@ -136,7 +135,7 @@ def watch(
 
     def before(module, args, kwargs):
         nonlocal source, given
-        h = _state(args, kwargs)
+        h = passed = _state(args, kwargs)
         if held is not None:
             h = held[len(inputs)].view_as(h)
         if source is None and generator is not None:
@@ -144,28 +143,21 @@ def watch(
             h = source.clone()  # a block may work in place, but not on a leaf
         inputs.append(h.detach().clone())
         given = h.clone() if factor != 1 else None  # a block may work in place
-        return _replace((args, kwargs), _state(args, kwargs), h)
+        return _replace((args, kwargs), passed, h)
 
     def after(module, args, kwargs, output):
         nonlocal last
-        out = _first(output)
+        out = returned = _first(output)
         if factor != 1:
             out = given + factor * (out - given)
         if out.requires_grad:
             out.register_hook(gradients.append)
         outputs.append(out.detach().clone())
         last = out.clone()
-        return _replace(output, _first(output), out)
+        return _replace(output, returned, out)
 
-    stack = {model.get_submodule(name) for name in names}
-    hooks = [m.register_forward_pre_hook(before, with_kwargs=True) for m in stack]
-    hooks += [m.register_forward_hook(after, with_kwargs=True) for m in stack]
     with torch.random.fork_rng(devices(model)), torch.set_grad_enabled(generator is not None):
-        try:
-            result = _accepts(model, batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        result = _hooked(model, batch, names, after, before)
         if generator is not None and last is not None:
             if not last.requires_grad:
                 raise ValueError("the blocks must let gradients through, got none; look for detach or no_grad in them")
@@ -229,13 +221,8 @@ def _stretch(model: nn.Module, batch: Batch, names: list[str]) -> tuple[list[str
         except _NoTensor:
             calls.append((module, None, ()))
 
-    hooks = [module.register_forward_hook(after, with_kwargs=True) for module in by_module]
-    try:
-        with torch.random.fork_rng(devices(model)), torch.no_grad():
-            _accepts(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.random.fork_rng(devices(model)), torch.no_grad():
+        _hooked(model, batch, names, after)
     if len(calls) != len(names):
         return [], (
             f"{len(calls)} calls of {len(names)} modules; dropped at random? then pass model.eval(); called in a loop? "
@@ -288,6 +275,19 @@ def _problem(model: nn.Module, batch: Batch, names: Sequence[str]) -> str | None
     if not isnan(skip) and not PASSES[0] <= skip <= PASSES[1]:
         return f"they hand on {skip:.2f} of their input, where a skip connection hands on 1"
     return None
+
+
+def _hooked(model: nn.Module, batch: Batch, names: Sequence[str], after: Callable, before: Callable | None = None):
+    """The result of a pass with these hooks on the named modules, which are gone afterwards whatever happens."""
+    modules = {model.get_submodule(name) for name in names}
+    hooks = [m.register_forward_hook(after, with_kwargs=True) for m in modules]
+    if before is not None:
+        hooks += [m.register_forward_pre_hook(before, with_kwargs=True) for m in modules]
+    try:
+        return _accepts(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _accepts(model: nn.Module, batch: object) -> Tensor:

@@ -23,6 +23,7 @@ EXPLOSION, HALF = (
 )  # growth of the whole stack, and of each half: a power of the depth, as sqrt(L), has HALF < 2
 LAZY = 0.1  # nonlinearity of the blocks in their weights below which features hardly move
 OUTLIER = 4.0  # a block that adds so many times more, or less, than its neighbours
+TWICE = 1.5  # of a change in its input: a block that hands on more has its skip connection twice
 ALIKE, ADDS, ALIGNED = 0.55, 1.5, 3.0  # Hurst index of weights that are alike; coherence where it counts, or alone
 
 
@@ -154,8 +155,14 @@ class Diagnosis:
 def _findings(d: Diagnosis) -> Iterator[Finding]:
     """Causes before effects; each with the number that speaks for it."""
     depth, regime = len(d.names), d.regime
-    connections = list(_connections(d))
-    yield from connections
+    connections = {name: _connection(skip) for name, skip in zip(d.names, d.skips, strict=True)}
+    for name, skip in zip(d.names, d.skips, strict=True):
+        if connections[name]:
+            cause = "missing" if connections[name] == "no skip" else "added twice"
+            text = (
+                f"`{name}` hands on {abs(skip.value):.2f} of what it gets, where a skip connection hands on 1: {cause}?"
+            )
+            yield Finding(connections[name], skip.value, text)
     yield from _likeness(d)
     if float(d.norms[1]) > EXPLOSION and regime != "explosion":
         text = (
@@ -180,39 +187,25 @@ def _findings(d: Diagnosis) -> Iterator[Finding]:
         yield Finding("vanishing", float(min(d.norms[-1], d.gradients[0])), text)
     if regime != "explosion":
         for name, ratio in zip(d.names, against_neighbours(d.sizes), strict=True):
-            explained = any(f"`{name}`" in finding.text for finding in connections)
-            if not (explained or 1 / OUTLIER < ratio < OUTLIER):
-                does = (
-                    f"adds {ratio:.2g} times as much as its neighbours: look at its initial weights"
-                    if ratio
-                    else ("adds nothing: dropped at random? then diagnose model.eval()")
-                )
+            if not (connections[name] or 1 / OUTLIER < ratio < OUTLIER):
+                does = f"adds {ratio:.2g} times as much as its neighbours: look at its initial weights"
+                if not ratio:
+                    does = "adds nothing: dropped at random? then diagnose model.eval()"
                 yield Finding("outlier", ratio, f"`{name}` {does}.")
     small = d.change.value < IDENTITY**3
     if regime == "identity" and (small or d.training != "features"):
-        cure = (
-            "meant, as in ReZero or layer scale, or forgotten?"
-            if small
-            else (f"for a change of 1, multiply each by {d.factor:.2g}.")
-        )
+        cure = f"for a change of 1, multiply each by {d.factor:.2g}."
+        if small:
+            cure = "meant, as in ReZero or layer scale, or forgotten?"
         text = f"All {depth} blocks together change the state by {d.change.value:.2g} of its norm: {cure}"
         yield Finding("identity", d.change.value, text)
     yield from _training(d)
 
 
-def _connections(d: Diagnosis) -> Iterator[Finding]:
-    for name, skip in zip(d.names, d.skips, strict=True):
-        low, high = skip.interval(HOLD)
-        if high < PASSES[0]:
-            text = (
-                f"`{name}` hands on {abs(skip.value):.2f} of what it gets, where a skip connection hands on 1: missing?"
-            )
-            yield Finding("no skip", skip.value, text)
-        if low > 1.5:
-            text = (
-                f"`{name}` hands on {skip.value:.2f} of what it gets, where a skip connection hands on 1: added twice?"
-            )
-            yield Finding("double skip", skip.value, text)
+def _connection(skip: Estimate) -> str:
+    """``no skip``, ``double skip``, or nothing to say."""
+    low, high = skip.interval(HOLD)
+    return "no skip" if high < PASSES[0] else "double skip" if low > TWICE else ""
 
 
 def _likeness(d: Diagnosis) -> Iterator[Finding]:
