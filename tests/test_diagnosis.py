@@ -102,6 +102,29 @@ def test_each_disorder_is_named_and_nothing_else(numbers, regime, training, name
     assert words in "\n".join(d.advice)
 
 
+@pytest.mark.parametrize(
+    ("below", "above", "names"),
+    [
+        ({"nonlinearity": 0.11}, {"nonlinearity": 0.09}, []),
+        ({"sizes": at(torch.ones(L), 3, 3.9)}, {"sizes": at(torch.ones(L), 3, 4.1)}, ["outlier"]),
+        ({"skips": skips(3, 1.45)}, {"skips": skips(3, 1.55)}, ["double skip"]),
+        ({"skips": skips(3, 0.55)}, {"skips": skips(3, 0.45)}, ["no skip"]),
+        ({"coherence": exact(2.9)}, {"coherence": exact(3.1)}, ["aligned"]),
+        ({"norms": line(1, 3, 9.9)}, {"norms": line(1, 3, 10.1)}, ["explosion"]),
+        ({"norms": line(1, 1.9, 30)}, {"norms": line(1, 2.1, 30)}, ["explosion"]),
+    ],
+)
+def test_thresholds_are_where_they_are_said_to_be(below, above, names):
+    inside, outside = replace(HEALTHY, **below), replace(HEALTHY, **above)
+    assert inside.findings == [] and [f.name for f in outside.findings] == names
+    assert (inside.training, outside.training) == ("features", "lazy" if "nonlinearity" in above else "features")
+
+
+def test_a_block_without_weights_does_not_hide_the_moves_of_the_others():
+    d = replace(HEALTHY, moves=at(HEALTHY.moves, 2, nan))
+    assert ("move of weights", "0.2") in [row[:2] for row in d.rows()]
+
+
 def test_causes_come_before_effects():
     d = replace(HEALTHY, norms=line(1, 7, 99), twins=7)
     assert [f.name for f in d.findings] == ["equal weights", "explosion"]
