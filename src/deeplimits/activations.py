@@ -49,7 +49,7 @@ class Activation:
 
     @staticmethod
     def _moment(f: Callable[[Tensor], Tensor], variance: float) -> float:
-        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64)
+        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64, device="cpu")
         weight = 0.01 * torch.exp(-(x**2) / 2) / sqrt(2 * pi)
         return float(weight @ f(x * sqrt(finite("variance", variance))) ** 2)
 
@@ -160,7 +160,7 @@ def inverse_erfi(y: Tensor) -> Tensor:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_step = (np.log(2 / sqrt(pi) * dawson) + x**2 - np.log(size)) * dawson
         x = np.where(small, plain, x - log_step)
-    return torch.as_tensor(np.sign(values) * x).to(y)
+    return torch.as_tensor(np.sign(values) * x, dtype=y.dtype, device=y.device)
 
 
 def _bell(z: Tensor) -> Tensor:
