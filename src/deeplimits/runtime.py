@@ -121,8 +121,8 @@ def chapter(key: str) -> Runtime:
 def place(device: torch.device, entries: int, kernels: int = 100) -> torch.device:
     """Where work should run whose numbers lie on ``device``: there, or on the CPU if it would not fill a GPU.
 
-    ``entries`` is the size of a typical kernel's result, ``kernels`` how many run between two waits for a number. A small
-    kernel takes a GPU longer to start than a CPU to compute: the CPU it is if
+    ``entries`` is the size of a typical kernel's result, ``kernels`` how many run between two waits for a number. A
+    small kernel takes a GPU longer to start than a CPU to compute: the CPU it is if
 
         LAUNCH + WAIT / kernels > CALL + ENTRY entries.
 
