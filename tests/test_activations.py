@@ -86,3 +86,10 @@ def test_declared_slopes_mean_positive_homogeneity(a, b, c):
 def test_slopes_must_be_finite():
     with pytest.raises(ValueError, match="b must be finite"):
         piecewise_linear(1.0, np.nan)
+
+
+def test_nothing_depends_on_the_default_device():
+    y = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    with torch.device("meta"):  # a device without numbers stands for a GPU
+        there = tanh.second_moment(), inverse_erfi(y)
+    assert there[0] == tanh.second_moment() and torch.equal(there[1], inverse_erfi(y))

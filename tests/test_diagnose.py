@@ -2,6 +2,7 @@
 
 import copy
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from scipy import stats
@@ -352,3 +353,20 @@ def test_weights_that_are_not_finite_are_named(generator, x):
 def test_exponent_wants_two_depths(generator, x):
     with pytest.raises(ValueError, match=r"depths must be two different ones or more, got \[8, 8\]"):
         exponent(lambda depth: network(generator, depth), (8, 8), x)
+
+
+def test_diagnosis_stays_where_the_model_is(generator, x):
+    """Also of a network that is not trained, and of one with a block that has no weights."""
+    frozen, bare = network(generator, 3).requires_grad_(False), nn.Sequential(*network(generator, 4), Bare())
+    with torch.device("meta"):  # a device without numbers stands for a GPU
+        for net, blocks in ((network(generator, 4), None), (frozen, None), (bare, [f"{i}" for i in range(5)])):
+            found = diagnose(net, x, steps=1, blocks=blocks)
+            assert isinstance(repr(found), str) and found.moves.device == found.shifts.device == x.device
+            plt.close(found.plot())
+
+
+class Bare(nn.Module):
+    """h + tanh(h)/2: a block without weights."""
+
+    def forward(self, h):
+        return h + torch.tanh(h) / 2

@@ -82,3 +82,10 @@ def test_variance_of_the_exotic_law_is_infinite_from_log2_over_2a():
 def test_bad_input_names_the_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_laws_do_not_depend_on_the_default_device():
+    law, x = CASES["Ornstein-Uhlenbeck"], np.array([-1.0, 0.2])
+    with torch.device("meta"):  # a device without numbers stands for a GPU
+        there = law.cdf(x), law.pdf(x), laws.ornstein_uhlenbeck(-0.7, 1.0, 0.5, 1.0).cdf(x)
+    np.testing.assert_array_equal(there, (law.cdf(x), law.pdf(x), law.cdf(x)))

@@ -8,7 +8,7 @@ from deeplimits import runtime
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch):
-    for name in ("PRESET", "SEED", "DEVICE", "BUILD"):
+    for name in ("PRESET", "SEED", "DEVICE", "BUILD", "FILL"):
         monkeypatch.delenv(f"DEEPLIMITS_{name}", raising=False)
 
 
@@ -34,6 +34,9 @@ def test_environment_variables_are_read(monkeypatch):
         ("SEED", "one", "DEEPLIMITS_SEED must be an integer, got 'one'; for example SEED=7"),
         ("DEVICE", "gpu", "DEEPLIMITS_DEVICE must be 'cpu', 'cuda' or 'cuda:<index>', got 'gpu'"),
         ("DEVICE", "cuda:x", "must be 'cpu', 'cuda' or 'cuda:<index>', got 'cuda:x'"),
+        ("FILL", "all", "DEEPLIMITS_FILL must be a number of entries >= 0, got 'all'; 0 keeps all work on the GPU"),
+        ("FILL", "-1", "DEEPLIMITS_FILL must be a number of entries >= 0, got '-1'"),
+        ("FILL", "nan", "DEEPLIMITS_FILL must be a number of entries >= 0, got 'nan'"),
     ],
 )
 def test_bad_settings_are_refused(monkeypatch, name, value, message):
@@ -58,7 +61,7 @@ def test_cuda_is_used_if_there_and_never_replaced_in_silence(monkeypatch):
 
 
 def draw(run, *key):
-    return torch.rand(4, generator=run.generator(*key))
+    return torch.rand(4, generator=run.generator(*key), device=run.device)
 
 
 def test_streams_depend_on_seed_chapter_and_experiment_and_on_nothing_else(monkeypatch):
@@ -107,3 +110,54 @@ def test_seeded_fixes_the_global_stream_and_restores_it():
         other = torch.rand(3)
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seeded_looks_at_no_gpu_but_its_own(monkeypatch):
+    """On a machine with two GPUs, of which the run uses none."""
+
+    def touched(*args, **kwargs):
+        raise AssertionError("a GPU was touched")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, touched)
+    monkeypatch.setenv("DEEPLIMITS_DEVICE", "cpu")
+    with runtime.current().seeded("x"):
+        torch.rand(3, device="cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA, or its stand-in")
+def test_seeded_fixes_and_restores_the_stream_of_its_gpu(monkeypatch):
+    monkeypatch.setenv("DEEPLIMITS_DEVICE", "cuda")
+    run, before = runtime.current(), torch.cuda.get_rng_state()
+    draws = []
+    for key in "xxy":
+        with run.seeded(key):
+            draws.append(torch.rand(3, device="cuda").cpu())
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(before, torch.cuda.get_rng_state())
+
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
+
+
+def test_work_that_does_not_fill_a_gpu_runs_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(runtime, "LAUNCH", 9e-6)
+    monkeypatch.setattr(runtime, "WAIT", 2e-5)
+    monkeypatch.setattr(runtime, "CALL", 1e-6)
+    monkeypatch.setattr(runtime, "ENTRY", 1e-9)
+    assert runtime.place(GPU, 8999, kernels=20) == CPU and runtime.place(GPU, 9001, kernels=20) == GPU
+    assert runtime.place(GPU, 9001) == GPU and runtime.place(GPU, 9001, kernels=1) == CPU  # a wait for each kernel
+    assert runtime.place(CPU, 10**9) == CPU
+
+
+@pytest.mark.parametrize(("fill", "where"), [("0", GPU), ("1", GPU), ("1e3", CPU), ("inf", CPU)])
+def test_the_reader_decides_what_fills_a_gpu(monkeypatch, fill, where):
+    monkeypatch.setenv("DEEPLIMITS_FILL", fill)
+    assert runtime.place(GPU, 100) == where and runtime.place(CPU, 100) == CPU
+
+
+def test_costs_are_in_proportion():
+    """A launch costs more than a call, or small work would never be worth moving; a wait costs more than both."""
+    assert runtime.ENTRY < runtime.CALL < runtime.LAUNCH < runtime.WAIT

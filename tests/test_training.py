@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplimits import training
-from deeplimits.activations import gelu, identity, relu, tanh
+from deeplimits import fused, training
+from deeplimits.activations import gelu, identity, relu, shifted_tanh, tanh
 from deeplimits.training import Networks, descent, gaussian, together
 
 D, N = 4, 6
@@ -93,16 +93,46 @@ def test_one_step_against_autograd(phi, ahead, generator, examples):
     torch.testing.assert_close(networks.V, (V - scale * rates[:, None, None] * V.grad).detach(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("phi", [tanh, relu, identity])
-def test_the_loops_of_a_gpu_give_the_same(phi, generator, examples, monkeypatch):
-    """On a GPU they run on PyTorch's own operations; here the same code does, on the CPU."""
-    networks = gaussian(4, 3, D, 2, generator, phi=phi)
-    other = networks.copy()
-    here = last(descent(networks, *examples, 3))
-    monkeypatch.setattr(training, "_library", lambda device: (torch, lambda tensor: tensor))
-    there = last(descent(other, *examples, 3))
-    torch.testing.assert_close(there.h, here.h, rtol=0, atol=1e-13)
-    torch.testing.assert_close(other.V, networks.V, rtol=0, atol=1e-13)
+@pytest.mark.parametrize("phi", [tanh, relu, identity, shifted_tanh(0.5)])
+@pytest.mark.parametrize("ahead", [0.0, 0.5])
+def test_the_operations_of_a_gpu_against_the_compiled_loops(phi, ahead, generator, examples, monkeypatch):
+    """PyTorch's operations, here on the CPU, with a network that diverges at once and one that has just done so."""
+    networks = gaussian(4, 7, D, 3, generator, phi=phi)
+    other, rates = networks.copy(), torch.tensor([4.0, 1e12, 0.0], dtype=torch.float64)
+    here = [(s.h.clone(), s.b.clone(), s.loss, s.diverged) for s in descent(networks, *examples, 2, eta_v=rates)]
+    assert fused.step
+    monkeypatch.setattr(fused, "step", None)
+    there = [(s.h.clone(), s.b.clone(), s.loss, s.diverged) for s in descent(other, *examples, 2, eta_v=rates)]
+    assert here[-1][3].tolist() == [-1, 1, -1]
+    for mine, its in zip((*here, (networks.U, networks.V)), (*there, (other.U, other.V)), strict=True):
+        for a, b in zip(mine, its, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_threads_change_no_bit(generator, examples, monkeypatch):
+    networks = together([gaussian(5, 9, D, 3, generator), gaussian(3, 2, D, 2, generator)])
+    other, threads = networks.copy(), torch.get_num_threads()
+    alone = last(descent(networks, *examples, 3))
+    monkeypatch.setattr(training, "THREADED", 0)
+    try:
+        torch.set_num_threads(2)
+        shared = last(descent(other, *examples, 3))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone.h, shared.h) and torch.equal(networks.U, other.U) and torch.equal(networks.V, other.V)
+
+
+def test_views_and_single_precision_are_trained_in_place(generator, examples):
+    """Weights that are no contiguous memory, and float32, which the loops round as PyTorch does."""
+    networks = gaussian(4, 3, D, 2, generator)
+    wide = Networks(networks.U.mT.contiguous().mT, networks.V.clone(), networks.alpha, networks.units)
+    single = Networks(*(t.float() for t in (networks.U, networks.V, networks.alpha, networks.units)))
+    for other, rounding in ((wide, 0.0), (single, 1e-5)):
+        reference = networks.copy()
+        mine = last(descent(reference, *examples, 3))
+        its = last(descent(other, *(z.to(other.U.dtype) for z in examples), 3))
+        torch.testing.assert_close(its.h.double(), mine.h, rtol=rounding, atol=rounding)
+        torch.testing.assert_close(other.V.double(), reference.V, rtol=rounding, atol=rounding)
 
 
 def test_networks_filled_up_with_zeros_train_as_alone(generator, examples):
@@ -187,4 +217,6 @@ def test_bad_networks_are_refused(generator):
         gaussian(2, 3, D, 2, generator, alpha=0.0)
     with pytest.raises(ValueError, match="must share width and activation"):
         together([good, gaussian(2, 3, D + 1, 2, generator)])
+    with pytest.raises(ValueError, match="rho\\(0\\) = 0"):
+        together([gaussian(2, 3, D, 2, generator, phi=shifted_tanh(0.5))])
     assert training.CEILING > 1

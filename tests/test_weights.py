@@ -169,3 +169,13 @@ def test_stationary_shapes_dtype_and_reproducibility():
 def test_bad_laws_are_refused(call, message, generator):
     with pytest.raises(ValueError, match=message):
         call(generator)
+
+
+@pytest.mark.parametrize("law", [IID(), Fractional(0.7), Smooth(0.1)], ids=repr)
+def test_a_law_stays_where_its_generator_and_its_lag_are(law, generator):
+    lag = torch.arange(5)
+    with torch.device("meta"):  # a device without numbers stands for a GPU
+        there = law.correlation(lag, 10), law.correlation(2, 10), law.correlation(lag.numpy(), 10)
+        drawn = next(iter(law.layers(4, 1, 3, generator)))
+    assert torch.equal(there[0], there[2]) and float(there[1]) == float(there[0][2])
+    assert bool(drawn.isfinite().all())

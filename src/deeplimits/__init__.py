@@ -14,6 +14,8 @@ Floor 1     weights       laws of the weights over depth
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure
             blocks        residual blocks of any torch module: found, and watched while a batch passes
+            fused         a step of training as compiled loops, for the CPU
+            graphs        a step of many small kernels as one launch, for a GPU
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once
             diagnosis     what was measured in a given network: regime, findings, advice, table, plot

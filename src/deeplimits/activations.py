@@ -17,8 +17,9 @@ class Activation:
     """``f`` and its derivative ``df``, both entrywise on tensors of any shape.
 
     ``d2f`` is the second derivative, if there is one almost everywhere and Ito's formula may use it, else None.
-    ``write(z)`` overwrites z, a tensor or a NumPy array, with f(z), and ``pull(p, f(z))`` overwrites p with f'(z) p:
-    for training loops, and only if the derivative is a function of the value, so that a pass need not keep z.
+    ``write(z)`` overwrites z with f(z), and ``pull(p, f(z))`` overwrites p with f'(z) p: for training, and only if the
+    derivative is a function of the value, so that a pass need not keep z. ``fused`` is how the compiled loops of
+    training know it, (kind, constant), or None.
     ``slopes`` is (slope for z > 0, slope for z < 0) if ``f`` is positively homogeneous, else None:
     the exact laws of deep networks need f(cz) = c f(z) for c > 0.
     """
@@ -28,8 +29,9 @@ class Activation:
     df: Callable[[Tensor], Tensor]
     slopes: tuple[float, float] | None = None
     d2f: Callable[[Tensor], Tensor] | None = None
-    write: Callable[[Tensor | np.ndarray], None] | None = None
-    pull: Callable[[Tensor | np.ndarray, Tensor | np.ndarray], None] | None = None
+    write: Callable[[Tensor], object] | None = None
+    pull: Callable[[Tensor, Tensor], object] | None = None
+    fused: tuple[str, float] | None = None
 
     def __reduce_ex__(self, protocol):
         """Activations of this module are pickled by name, since lambdas cannot be sent to another process."""
@@ -49,7 +51,7 @@ class Activation:
 
     @staticmethod
     def _moment(f: Callable[[Tensor], Tensor], variance: float) -> float:
-        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64)
+        x = torch.arange(-9.0, 9.0, 0.01, dtype=torch.float64, device="cpu")
         weight = 0.01 * torch.exp(-(x**2) / 2) / sqrt(2 * pi)
         return float(weight @ f(x * sqrt(finite("variance", variance))) ** 2)
 
@@ -76,35 +78,30 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
     return Activation(name or f"piecewise_linear({a:g}, {b:g})", f, df, (a, b), torch.zeros_like)
 
 
-def _write_tanh(z: Tensor | np.ndarray) -> None:
-    np.tanh(z, out=z) if isinstance(z, np.ndarray) else z.tanh_()
+def shifted_tanh(constant: float, name: str = "") -> Activation:
+    """tanh z + constant: smooth, and with a mean."""
+    c = finite("constant", constant)
+    return Activation(
+        name or f"shifted_tanh({c:g})",
+        lambda z: torch.tanh(z) + c if c else torch.tanh(z),
+        lambda z: 1 - torch.tanh(z) ** 2,
+        d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
+        write=lambda z: z.tanh_().add_(c) if c else z.tanh_(),
+        pull=lambda p, value: torch.ops.aten.tanh_backward.grad_input(p, value - c if c else value, grad_input=p),
+        fused=("tanh", c),
+    )
 
 
-def _pull_tanh(p: Tensor | np.ndarray, value: Tensor | np.ndarray) -> None:
-    """p (1 - value^2), in three passes over memory."""
-    change = value * value
-    change *= p
-    p -= change
-
-
-def _write_relu(z: Tensor | np.ndarray) -> None:
-    np.maximum(z, 0, out=z) if isinstance(z, np.ndarray) else z.clamp_(min=0)
-
-
-def _pull_relu(p: Tensor | np.ndarray, value: Tensor | np.ndarray) -> None:
-    p *= value > 0
-
-
-relu = replace(piecewise_linear(1.0, 0.0, "relu"), write=_write_relu, pull=_pull_relu)
-identity = replace(piecewise_linear(1.0, 1.0, "identity"), write=lambda z: None, pull=lambda p, value: None)
-tanh = Activation(
-    "tanh",
-    torch.tanh,
-    lambda z: 1 - torch.tanh(z) ** 2,
-    d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
-    write=_write_tanh,
-    pull=_pull_tanh,
+relu = replace(
+    piecewise_linear(1.0, 0.0, "relu"),
+    write=lambda z: z.clamp_(min=0),
+    pull=lambda p, value: p.mul_(value > 0),
+    fused=("relu", 0.0),
 )
+identity = replace(
+    piecewise_linear(1.0, 1.0, "identity"), write=lambda z: None, pull=lambda p, value: None, fused=("identity", 0.0)
+)
+tanh = shifted_tanh(0.0, "tanh")
 gelu = Activation(
     "gelu",
     lambda z: z * torch.special.ndtr(z),
@@ -160,7 +157,7 @@ def inverse_erfi(y: Tensor) -> Tensor:
         with np.errstate(divide="ignore", invalid="ignore"):
             log_step = (np.log(2 / sqrt(pi) * dawson) + x**2 - np.log(size)) * dawson
         x = np.where(small, plain, x - log_step)
-    return torch.as_tensor(np.sign(values) * x).to(y)
+    return torch.as_tensor(np.sign(values) * x, dtype=y.dtype, device=y.device)
 
 
 def _bell(z: Tensor) -> Tensor:

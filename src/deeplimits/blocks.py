@@ -41,8 +41,8 @@ class Passage:
     def updates(self, examples: Tensor | slice = slice(None)) -> Tensor:
         """||f_l(h)|| / ||h||, root mean square over the ``examples``, for each block."""
         pairs = zip(self.inputs, self.outputs, strict=True)
-        ratios = [(_squares(b - a) / _squares(a))[examples].mean().sqrt() for a, b in pairs]
-        return torch.stack(ratios).cpu()
+        ratios = torch.stack([_squares(b - a) / _squares(a) for a, b in pairs]).cpu()
+        return torch.stack([row[examples].mean().sqrt() for row in ratios])
 
     def sizes(self) -> Tensor:
         """||f_l(h)||, root mean square over the examples, for each block."""
@@ -184,7 +184,7 @@ def skips(model: nn.Module, batch: Batch, names: Sequence[str], seen: Passage) -
     nudged = watch(model, batch, names, held=held).outputs
     moved = [(b - a).double() / NUDGE for a, b in zip(seen.outputs, nudged, strict=True)]
     shares = [(m * c).sum(1) / _squares(c) for m, c in zip(moved, changes, strict=True)]
-    return [mean(share[share.isfinite()]) for share in shares]
+    return [mean(share[share.isfinite()]) for share in torch.stack(shares).cpu()]
 
 
 def _rows(model: nn.Module) -> list[list[str]]:
@@ -271,7 +271,8 @@ def _problem(model: nn.Module, batch: Batch, names: Sequence[str]) -> str | None
             "state; stack some"
         )
     # the median, since a single block that has lost its skip connection is to be diagnosed, not refused
-    skip = float(torch.tensor([e.value for e in skips(model, batch, names, seen)]).nanmedian())
+    shares = [e.value for e in skips(model, batch, names, seen)]
+    skip = float(torch.tensor(shares, dtype=torch.float64, device="cpu").nanmedian())
     if not isnan(skip) and not PASSES[0] <= skip <= PASSES[1]:
         return f"they hand on {skip:.2f} of their input, where a skip connection hands on 1"
     return None

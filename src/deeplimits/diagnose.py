@@ -6,7 +6,7 @@ model are copied with it, and called.) The copy is in double precision if the mo
 the model is, training or evaluation. ``exponent`` measures beta of a family of networks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from math import inf, isfinite, nan
@@ -52,7 +52,7 @@ def diagnose(
         raise ValueError(f"weights must be finite, found inf or NaN in {', '.join(bad[:3])}; load or draw them anew")
     each(batch, _finite)
     model, batch, names = _copy(model, batch, blocks)
-    generator = generator or torch.Generator(next(model.parameters(), torch.empty(0)).device)
+    generator = generator or torch.Generator(_device(model, batch))
     seen = watch(model, batch, names, generator=generator)
     first, last = seen.states[0], seen.states[-1]
     alive = first.any(1).cpu()  # an example of zeros, such as padding, has no relative change
@@ -60,8 +60,8 @@ def diagnose(
         raise ValueError(f"the batch must hold two examples other than zero, got {int(alive.sum())}; stack some")
     stack = [model.get_submodule(name) for name in names]
     kinds, together, sums = _regularity(stack, generator)
-    norms = torch.stack([_ratio(h, first)[alive] for h in seen.states])
-    slopes = torch.stack([_ratio(g, seen.gradients[-1])[alive] for g in seen.gradients])
+    norms = _ratios((h, first) for h in seen.states)[:, alive]
+    slopes = _ratios((g, seen.gradients[-1]) for g in seen.gradients)[:, alive]
     found = Diagnosis(
         names,
         norms=norms.log().mean(1).exp(),
@@ -71,7 +71,7 @@ def diagnose(
         skips=skips(model, batch, names, seen),
         twins=_twins(stack),
         among=sum(type(m) is type(stack[0]) for m in model.modules()),
-        change=_mean(_ratio(last - first, first)[alive]),
+        change=_mean(_ratios([(last - first, first)])[0, alive]),
         growth=_mean(norms[-1]),
         backward=_mean(slopes[0]),
         coherence=mean(seen.coherence()),
@@ -115,12 +115,12 @@ def exponent(
 def _regularity(stack: list[nn.Module], generator: torch.Generator) -> tuple[dict, Estimate, dict]:
     """The Hurst index of each matrix or filter that all blocks have; of all together; and the sums behind that."""
     owned = [dict(block.named_parameters()) for block in stack]
-    kinds, rows = {}, torch.zeros(len(stack), 0, dtype=torch.float64)
+    kinds, rows = {}, torch.zeros(len(stack), 0, dtype=torch.float64, device="cpu")
     for name, p in owned[0].items():
         if p.dim() < 2 or any(name not in other or other[name].shape != p.shape for other in owned):
             continue
         every = -(-p.numel() // ENTRIES)
-        entries = torch.stack([other[name].detach().flatten()[::every].double().cpu() for other in owned])
+        entries = torch.stack([other[name].detach().flatten()[::every] for other in owned]).cpu().double()
         if bool(entries.any()):
             kinds[name] = hurst(entries, generator)
             rows = torch.cat([rows, entries / entries.square().mean().sqrt()], 1)
@@ -170,16 +170,17 @@ def _trial(model: nn.Module, batch: Batch, names: list[str], seen: Passage, loss
             tangent = (alone(SMALL) - alone(-SMALL)) / (2 * SMALL)
             moved = alone(1.0) - _flat(seen.outputs)
             after = watch(model, batch, names).states
-            moves = torch.stack([_norm(block, [start[p] for p in block]) for block in owned])
+            device = seen.inputs[0].device
+            moves = torch.stack([_norm(block, [start[p] for p in block], device) for block in owned]).cpu()
         place(0.0)
     if len(losses) == 1:
-        unknown = torch.full((len(names),), nan)
+        unknown = torch.full((len(names),), nan, dtype=torch.float64, device="cpu")
         return {"loss": (losses[0], losses[0]), "moves": unknown, "shifts": unknown, "nonlinearity": nan}
     pairs = zip(seen.states[1:], after[1:], strict=True)
     return {
         "loss": (losses[0], losses[-1]),
         "moves": moves,
-        "shifts": torch.stack([_ratio(b - a, a).nanmean() for a, b in pairs]),
+        "shifts": torch.stack([row.nanmean() for row in _ratios((b - a, a) for a, b in pairs)]),
         "nonlinearity": float((moved - tangent).norm() / moved.norm()),
     }
 
@@ -190,7 +191,8 @@ def _descend(value: Callable[[], Tensor], weights: list[nn.Parameter]) -> float 
         out = value()
     slopes = torch.autograd.grad(out, weights, allow_unused=True) if weights and out.requires_grad else []
     pairs = [(p, g) for p, g in zip(weights, slopes, strict=False) if g is not None]
-    square, before = sum(float(g.double().square().sum()) for _, g in pairs), float(out)
+    numbers = torch.stack([out.detach().double().sum(), *(g.double().square().sum() for _, g in pairs)]).tolist()
+    before, square = numbers[0], sum(numbers[1:])
     if not (0 < square < inf and isfinite(before)):
         return None
     rate, kept = DROP * before / square, [p.clone() for p, _ in pairs]
@@ -215,8 +217,8 @@ def _remedy(model: nn.Module, batch: Batch, names: list[str], alive: Tensor, dev
     while high - low > 0.01:
         middle = (low + high) / 2
         seen = watch(model, batch, names, factor=2**middle, generator=torch.Generator(device))
-        change = _ratio(seen.states[-1] - seen.inputs[0], seen.inputs[0])[alive].mean()
-        growth = _ratio(seen.gradients[0], seen.gradients[-1])[alive].mean()
+        moved = seen.states[-1] - seen.inputs[0], seen.inputs[0]
+        change, growth = (row[alive].mean() for row in _ratios([moved, (seen.gradients[0], seen.gradients[-1])]))
         small = float(change) < 1 and float(growth) < 2
         low, high = (middle, high) if small else (low, middle)
     return 2 ** ((low + high) / 2) if -19 < low < 19 else nan
@@ -236,6 +238,13 @@ def _copy(model: nn.Module, batch: Batch, blocks: str | Sequence[str] | None) ->
         return model, batch, find(model, batch, blocks)
 
 
+def _device(model: nn.Module, batch: Batch) -> torch.device:
+    """That of the first parameter; of the batch, for a model without parameters."""
+    tensors = list(model.parameters())
+    each(batch, lambda tensor: tensors.append(tensor) or tensor)
+    return tensors[0].device
+
+
 def _finite(tensor: Tensor) -> Tensor:
     if not bool(tensor.isfinite().all()):
         raise ValueError(
@@ -249,9 +258,11 @@ def _twins(stack: list[nn.Module]) -> int:
     seen, twins = [], 0
     for block in stack:
         matrices = [p.detach() for p in block.parameters() if p.dim() > 1]
-        same = any(len(m) == len(matrices) and all(map(torch.equal, m, matrices)) for m in seen) and bool(matrices)
+        # one copy from the device for each block; whole matrices are compared there only if their first entries agree
+        mark = torch.cat([m.flatten()[:1] for m in matrices]).tolist() if matrices else []
+        same = any(mark == other and all(map(torch.equal, m, matrices)) for other, m in seen) and bool(matrices)
         twins += same
-        seen += [] if same else [matrices]
+        seen += [] if same else [(mark, matrices)]
     return twins
 
 
@@ -261,14 +272,20 @@ def _mean(ratios: Tensor) -> Estimate:
     return Estimate(inf, nan, e.samples, e.diverged, lambda z: (inf, inf)) if e.diverged else e
 
 
-def _ratio(a: Tensor, b: Tensor) -> Tensor:
-    """||a|| / ||b|| of each example, in float64: the square of a large state overflows in float32."""
-    return (a.double().norm(dim=1) / b.double().norm(dim=1)).cpu()
+def _ratios(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """||a|| / ||b|| of each example, a row for each pair, on the CPU.
+
+    In float64, since the square of a large state overflows in float32. A GPU made for pictures has 1/64 of its speed
+    in it, which is little beside the passes themselves.
+    """
+    return torch.stack([a.double().norm(dim=1) / b.double().norm(dim=1) for a, b in pairs]).cpu()
 
 
-def _norm(now: list[Tensor], before: list[Tensor]) -> Tensor:
-    """||now - before|| / ||before|| of all tensors of a block together."""
-    return ((_flat(now) - _flat(before)).norm() / _flat(before).norm()).cpu() if now else torch.tensor(nan)
+def _norm(now: list[Tensor], before: list[Tensor], device: torch.device) -> Tensor:
+    """||now - before|| / ||before|| of all tensors of a block together; NaN for a block without any."""
+    if not now:
+        return torch.full((), nan, dtype=torch.float64, device=device)
+    return (_flat(now) - _flat(before)).norm() / _flat(before).norm()
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

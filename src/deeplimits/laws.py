@@ -84,7 +84,7 @@ def ornstein_uhlenbeck(x0: float, alpha: float, beta: float, time: float) -> Tra
     if alpha == 0:
         raise ValueError("alpha must not be zero: the activation would be constant; for example 1")
     a, sign = pi * alpha**2 / 4, 1.0 if alpha > 0 else -1.0
-    g0 = float(inverse_erfi(torch.tensor(alpha * x0 + beta, dtype=torch.float64)))
+    g0 = float(inverse_erfi(torch.tensor(alpha * x0 + beta, dtype=torch.float64, device="cpu")))
     mean, sd = g0 * exp(-a * t), sqrt((1 - exp(-2 * a * t)) / 2)
 
     def g(x: np.ndarray) -> np.ndarray:
@@ -153,8 +153,8 @@ def _normal(n: int, generator: torch.Generator) -> Tensor:
 def _through(function: Callable, values: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """A NumPy function of a tensor, or a torch function of an array: in and out of the same kind."""
     if isinstance(values, Tensor):
-        return torch.as_tensor(function(values.cpu().numpy())).to(values)
-    return function(torch.as_tensor(values)).numpy()
+        return torch.as_tensor(function(values.cpu().numpy()), dtype=values.dtype, device=values.device)
+    return function(torch.from_numpy(np.asarray(values))).numpy()
 
 
 def _positive_time(time: float) -> float:

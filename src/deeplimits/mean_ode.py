@@ -63,7 +63,7 @@ class Solution:
         if s.ndim != 1 or not ((s >= 0) & (s <= 1)).all():
             raise ValueError(f"s must be a list of depths between 0 and 1, got {s}; layer l of L ends at l/L")
         values = (CubicSpline(self.s, z.cpu().numpy(), axis=1)(s) for z in (self.h, self.b))
-        h, b = (torch.as_tensor(z).to(self.h) for z in values)
+        h, b = (torch.as_tensor(z, dtype=self.h.dtype, device=self.h.device) for z in values)
         return h, b
 
     def carry(self, u: Tensor, v: Tensor, s: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -84,8 +84,9 @@ def general(g: Callable[..., Tensor]) -> Family:
 def states(h: Tensor, layers: Iterable[Layer], family: Family, scale: float | Tensor) -> Iterator[Tensor]:
     """h_0, h_1, ..., h_L one by one, each of shape (networks, inputs, width)."""
     yield h
-    for V, *theta in _checked(layers, h, family):
-        h = _plus(h, scale, family.g(h, *theta) @ V.mT)
+    layers, scale = _checked(layers, h, family), _factor(scale, h)
+    for V, *theta in layers:
+        h = torch.addcmul(h, scale, family.g(h, *theta) @ V.mT)
         yield h
 
 
@@ -100,8 +101,9 @@ def tangent(
     q: Tensor, path: Sequence[Tensor], layers: Iterable[Layer], family: Family, scale: float | Tensor
 ) -> Tensor:
     """q_L = (dh_L/dh_0) q_0 along ``path`` = (h_0, ..., h_L), as q_{k+1} = q_k + scale V (dg/dh) q_k."""
-    for h, (V, *theta) in zip(path, _checked(layers, q, family), strict=False):
-        q = _plus(q, scale, family.push(h, q, *theta) @ V.mT)
+    layers, scale = _checked(layers, q, family), _factor(scale, q)
+    for h, (V, *theta) in zip(path, layers, strict=False):
+        q = torch.addcmul(q, scale, family.push(h, q, *theta) @ V.mT)
     return q
 
 
@@ -118,8 +120,9 @@ def adjoint(
             f"path must hold one state more than layers, got {len(path)} states and {len(layers)} layers; "
             "pass path = list(states(...)) and layers = list(...)"
         )
-    for h, (V, *theta) in zip(reversed(path[:-1]), _checked(reversed(layers), p, family), strict=True):
-        p = _plus(p, scale, family.pull(h, p @ V, *theta))
+    layers, scale = _checked(reversed(layers), p, family), _factor(scale, p)
+    for h, (V, *theta) in zip(reversed(path[:-1]), layers, strict=True):
+        p = torch.addcmul(p, scale, family.pull(h, p @ V, *theta))
     return p
 
 
@@ -191,9 +194,9 @@ def projection(
     return Projection(along, across)
 
 
-def _plus(h: Tensor, scale: float | Tensor, update: Tensor) -> Tensor:
-    """h + scale * update, in one pass over the memory."""
-    return torch.addcmul(h, torch.as_tensor(scale, dtype=h.dtype, device=h.device), update)
+def _factor(scale: float | Tensor, h: Tensor) -> Tensor:
+    """``scale`` as a tensor beside ``h``, made once a pass: copied in every layer, a number would halt a GPU there."""
+    return scale.to(h) if isinstance(scale, Tensor) else torch.full((), scale, dtype=h.dtype, device=h.device)
 
 
 def _checked(layers: Iterable[Layer], h: Tensor, family: Family) -> Iterator[Layer]:
@@ -204,6 +207,10 @@ def _checked(layers: Iterable[Layer], h: Tensor, family: Family) -> Iterator[Lay
         raise ValueError(
             f"a state must be a tensor (networks, inputs, width), got {found}; add axes with h[:, None, :]"
         )
+    return _fitting(layers, h)
+
+
+def _fitting(layers: Iterable[Layer], h: Tensor) -> Iterator[Layer]:
     expected = (h.shape[0], h.shape[2], h.shape[2])
     for k, layer in enumerate(layers):
         if tuple(layer[0].shape) != expected:

@@ -12,6 +12,8 @@ DEEPLIMITS_SEED        an integer                                     0
 DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
 DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
 DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
+DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 8000, from the costs below
+                       :func:`place`; 0: all work on the GPU
 =====================  =============================================  ==========
 """
 
@@ -22,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from math import nan
 from typing import TypeVar
 
 import torch
@@ -30,6 +33,14 @@ from tqdm import tqdm
 from deeplimits.checks import one_of
 
 PRESETS = ("smoke", "standard", "paper")
+
+# What work costs, in seconds, where the device is a GPU and numbers have single precision. A GPU's arithmetic is taken
+# to be free beside its launches. The first two are assumptions, usual for PyTorch; no GPU has been measured. The others
+# are those of ``training.descent`` in NumPy on one core.
+LAUNCH = 7e-6  # to start a kernel on the GPU
+WAIT = 2e-5  # until the CPU has a number from the GPU
+CALL = 3e-6  # to start one on the CPU
+ENTRY = 5e-10  # for each entry of its result there
 T = TypeVar("T")
 
 
@@ -65,8 +76,12 @@ class Runtime:
 
         For what takes no generator: the initialisation of ``torch.nn`` modules, dropout.
         """
-        with torch.random.fork_rng():
-            torch.manual_seed(self._seed(*key))
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            torch.default_generator.manual_seed(self._seed(*key))  # torch.manual_seed would seed all GPUs
+            for gpu in gpus:
+                with torch.cuda.device(gpu):
+                    torch.cuda.manual_seed(self._seed(*key))
             yield
 
     def _seed(self, *key: object) -> int:
@@ -94,12 +109,27 @@ def current() -> Runtime:
     except ValueError:
         raise ValueError(f"DEEPLIMITS_SEED must be an integer, got {text!r}; for example SEED=7") from None
     device = _device(os.environ.get("DEEPLIMITS_DEVICE") or "")
+    _fill(1)
     return Runtime(device, torch.float64 if device.type == "cpu" else torch.float32, preset, seed)
 
 
 def chapter(key: str) -> Runtime:
     """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending."""
     return replace(current(), key=key)
+
+
+def place(device: torch.device, entries: int, kernels: int = 100) -> torch.device:
+    """Where work should run whose numbers lie on ``device``: there, or on the CPU if it would not fill a GPU.
+
+    ``entries`` is the size of a typical kernel's result, ``kernels`` how many run between two waits for a number. A
+    small kernel takes a GPU longer to start than a CPU to compute: the CPU it is if
+
+        LAUNCH + WAIT / kernels > CALL + ENTRY entries.
+
+    DEEPLIMITS_FILL names the number of entries from which on the GPU is used, in place of that rule: 0 for always, inf
+    for never. Random numbers are drawn on ``device`` in any case, so results are the same up to rounding.
+    """
+    return torch.device("cpu") if entries < _fill(kernels) else device
 
 
 def environment() -> dict[str, str]:
@@ -119,6 +149,21 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def _fill(kernels: int) -> float:
+    """The entries a kernel from which on a GPU is used."""
+    text = os.environ.get("DEEPLIMITS_FILL") or str((LAUNCH + WAIT / kernels - CALL) / ENTRY)
+    try:
+        fill = float(text)
+    except ValueError:
+        fill = nan
+    if not fill >= 0:
+        raise ValueError(
+            f"DEEPLIMITS_FILL must be a number of entries >= 0, got {text!r}; 0 keeps all work on the GPU, inf brings "
+            "it to the CPU"
+        )
+    return fill
 
 
 def _device(name: str) -> torch.device:

@@ -12,7 +12,8 @@ The networks of an ensemble share inputs and targets and nothing else; one that 
 the shape (depth, networks, D, M): the long axis last is what makes products with ten rows fast.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from deeplimits import fused, graphs, runtime
 from deeplimits.activations import Activation, tanh
 from deeplimits.checks import finite, instance, positive_integer
 
 CEILING = 1e6  # a network whose loss exceeds so many times its first loss has diverged
+THREADED = 20_000  # weights from which on a step takes long enough to be shared between threads
 
 
 @dataclass
@@ -109,6 +112,8 @@ def together(ensembles: Sequence[Networks]) -> Networks:
     first = ensembles[0]
     if any(e.phi != first.phi or e.U.shape[2] != first.U.shape[2] for e in ensembles):
         raise ValueError("networks in one ensemble must share width and activation; train them one after the other")
+    if first.phi.f(torch.zeros(1, device="cpu")).any():
+        raise ValueError(f"phi must have rho(0) = 0 for zeros to stay zeros, got {first.phi.name}; train them apart")
 
     def filled(W: Tensor) -> Tensor:
         return pad(W, (0, hidden - W.shape[3], 0, 0, 0, 0, 0, depth - W.shape[0]))
@@ -167,74 +172,120 @@ def descent(
     output. They are off by half a block, in one block of L, so the order of the scheme is two all the same.
     """
     L, n, D, M = networks.U.shape
-    steps, N = positive_integer("steps", steps), _examples(x, y, D)
-    tensors = networks.U, networks.V, networks.U.new_empty(L + 1, n, N, D), networks.U.new_empty(L + 1, n, N, D)
-    rates = (
-        finite("eta", eta) / D * _per_network("eta_u", D if eta_u is None else eta_u, networks.alpha),
-        eta * _per_network("eta_v", D if eta_v is None else eta_v, networks.alpha),
-        (networks.alpha / networks.units)[:, None, None],
-    )
-    work = (networks.U.new_empty(shape) for shape in ((L, n, N, M), (n, N, M), (n, D, M), (n, N, D)))
-    xp, native = _library(networks.U.device)
-    U, V, h, b, *rest = (native(t) for t in (*tensors, *rates, *work, x, y))
-    u_rate, v_rate, mean, a, g, change, small, inputs, targets = rest
-    phi, diverged, first = networks.phi, torch.full((n,), -1, device=x.device), None
+    steps, N, home = positive_integer("steps", steps), _examples(x, y, D), networks.U.device
+    place = runtime.place(home, n * N * M)
+    U, V, x, y = (tensor.to(place).contiguous() for tensor in (networks.U, networks.V, x, y))
+    moved = [(old, new) for old, new in ((networks.U, U), (networks.V, V)) if old.data_ptr() != new.data_ptr()]
+    eta = finite("eta", eta)
+    rates = torch.stack(
+        [
+            networks.alpha / networks.units,
+            eta / D * _per_network("eta_u", D if eta_u is None else eta_u, networks.alpha),
+            eta * _per_network("eta_v", D if eta_v is None else eta_v, networks.alpha),
+        ]
+    ).to(place)
+    state = {name: U.new_empty(L + 1, n, N, D) for name in "hb"} | {name: U.new_empty(n) for name in ("loss", "first")}
+    state["diverged"] = torch.full((n,), -1, device=place)
+    compiled = place.type == "cpu" and fused.step and networks.phi.fused is not None
+    advance = (_loops if compiled else _operations)(U, V, x, y, rates, finite("ahead", ahead), networks.phi, **state)
+    for k in range(steps + 1):
+        advance(k, k < steps)
+        for old, new in moved:
+            old.copy_(new)
+        h, b, loss, diverged = (state[name].to(home) for name in ("h", "b", "loss", "diverged"))
+        yield Step(k, h, b, loss.clone(), diverged.clone())
+
+
+def _loops(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> Callable[[int, bool], None]:
+    """A function that does step k, with or without the update, in the compiled loops of ``fused``."""
+    (L, n, _, M), (kind, constant) = U.shape, phi.fused
+    threads = min(n, torch.get_num_threads()) if U.numel() > THREADED else 1
+    arrays = [tensor.numpy() for tensor in (U, V, x, y)]
+    # A unit with u = v = 0 stays as it is if rho(0) = 0: the zeros at the end of a layer are not visited.
+    alive = (U.any(2) | V.any(2) | (constant != 0)).numpy()
+    arrays.insert(2, np.where(alive.any(-1), M - alive[..., ::-1].argmax(-1), 0))
+    states = [tensor.numpy() for tensor in (h, b, loss, first, diverged)]
+    parts = [(np.arange(n)[t::threads], np.empty((L, len(x), M), arrays[0].dtype)) for t in range(threads)]
+    still = rates * torch.tensor([[1.0], [0.0], [0.0]], dtype=rates.dtype, device=rates.device)
+    share = ThreadPoolExecutor(threads).map if threads > 1 else map
+
+    def advance(k: int, update: bool) -> None:
+        speeds = (rates if update else still).numpy()
+
+        def some(part: tuple[np.ndarray, np.ndarray]) -> None:
+            numbers, a = part
+            fused.step(numbers, *arrays, speeds, ahead, fused.KINDS[kind], constant, k, CEILING, *states, a)
+
+        list(share(some, parts))
+
+    return advance
+
+
+def _operations(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> Callable[[int, bool], None]:
+    """The same in PyTorch's operations, for a GPU: nothing in it waits for a number, and a graph can repeat it."""
+    (L, n, D, M), N = U.shape, len(x)
+    mean, u_rate, v_rate = rates[:, :, None, None]
+    a, g, clock = U.new_empty(L, n, N, M), U.new_empty(n, N, M), torch.zeros((), dtype=torch.long, device=U.device)
 
     def forward() -> None:
-        h[0], block = inputs, 0.0
-        total = h[0]
+        total, block = x.expand(n, N, D), torch.zeros_like(h[0])
         for l in range(L):  # noqa: E741 - the paper's letter
-            h[l] = total + ahead * block
-            phi.write(xp.matmul(h[l] / D, U[l], out=a[l]))
-            block = mean * xp.matmul(a[l], V[l].swapaxes(1, 2), out=small)
+            torch.add(total, block, alpha=ahead, out=h[l])
+            phi.write(torch.baddbmm(a[l], h[l], U[l], beta=0, alpha=1 / D, out=a[l]))
+            block = mean * (a[l] @ V[l].mT)
             total = total + block
         h[L] = total
 
+    def look() -> None:
+        found = (h[L] - y).square().mean((1, 2)) / 2
+        first.copy_(torch.where(clock == 0, found, first))
+        ended = ~(found <= CEILING * first)
+        diverged.copy_(torch.where(ended & (diverged < 0), clock, diverged))
+        loss.copy_(found.masked_fill(ended, torch.nan))
+        h.masked_fill_(ended[:, None, None], torch.nan)  # and with them b and the new weights
+        clock.add_(1)
+
     def backward(update: bool) -> None:
-        total, block = (h[L] - targets) / (N * D), 0.0
+        total, block = (h[L] - y) / (N * D), torch.zeros_like(h[0])
         for l in reversed(range(L)):  # noqa: E741
-            b[l + 1] = total + ahead * block
-            phi.pull(xp.matmul(b[l + 1], V[l], out=g), a[l])
-            block = mean / D * xp.matmul(g, U[l].swapaxes(1, 2), out=small)
+            torch.add(total, block, alpha=ahead, out=b[l + 1])
+            phi.pull(torch.bmm(b[l + 1], V[l], out=g), a[l])
+            block = mean / D * (g @ U[l].mT)
             total = total + block
             if update:
-                U[l] -= xp.matmul((u_rate * h[l]).swapaxes(1, 2), g, out=change)
-                V[l] -= xp.matmul((v_rate * b[l + 1]).swapaxes(1, 2), a[l], out=change)
+                U[l].baddbmm_((u_rate * h[l]).mT, g, alpha=-1)
+                V[l].baddbmm_((v_rate * b[l + 1]).mT, a[l], alpha=-1)
         b[0] = total
 
-    for k in range(steps + 1):
-        with np.errstate(all="ignore"):  # overflow is a result here
+    def step() -> None:
+        forward()
+        look()
+        backward(True)
+
+    repeated = graphs.repeatable(step, (U, V, h, b, loss, first, diverged, clock))
+
+    def advance(k: int, update: bool) -> None:
+        if update:
+            repeated()
+        else:
             forward()
-            loss = (tensors[2][L] - y).square().mean((1, 2)) / 2
-            first = loss if first is None else first
-            ended = ~(loss <= CEILING * first)
-            if ended.any():
-                diverged = torch.where(ended & (diverged < 0), k, diverged)
-                loss = loss.masked_fill(ended, torch.nan)
-                for tensor in tensors[:3]:
-                    tensor[:, ended] = torch.nan
-            backward(update=k < steps)
-        yield Step(k, *tensors[2:], loss, diverged)
+            look()
+            backward(False)
+            for W in (U, V):
+                W.masked_fill_(loss.isnan()[:, None, None], torch.nan)
 
-
-def _library(device: torch.device):
-    """Where the loops find matmul, and how a tensor is handed to them.
-
-    NumPy on the CPU, on the same memory: for products with ten rows it takes a third of the time of PyTorch, and for
-    operations on narrow networks, which are mostly the call itself, a fifth. PyTorch elsewhere.
-    """
-    return (np, Tensor.numpy) if device.type == "cpu" else (torch, lambda tensor: tensor)
+    return advance
 
 
 def _per_network(name: str, rate: float | Tensor, alpha: Tensor) -> Tensor:
-    """rate / alpha as a factor for states, (networks, 1, 1)."""
+    """rate / alpha, (networks,)."""
     rate = torch.as_tensor(rate, dtype=alpha.dtype, device=alpha.device)
     if rate.dim() > 1 or rate.numel() not in (1, len(alpha)) or not bool(((rate >= 0) & rate.isfinite()).all()):
         raise ValueError(
             f"{name} must be a finite number >= 0, or one for each of the {len(alpha)} networks, got {rate.tolist()}; "
             "the width D is the usual choice"
         )
-    return (rate / alpha)[:, None, None]
+    return rate / alpha
 
 
 def _examples(x: Tensor, y: Tensor, D: int) -> int:

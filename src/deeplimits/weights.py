@@ -47,7 +47,7 @@ class IID:
 
     def correlation(self, lag: Tensor, depth: int) -> Tensor:
         """1 at lag 0, and 0 at every other."""
-        return (torch.as_tensor(lag) == 0).to(torch.float64)
+        return (_lag(lag) == 0).to(torch.float64)
 
     def matrix(self, *shape: int, generator: torch.Generator, dtype: torch.dtype = torch.float64) -> Tensor:
         """Independent matrices: shape (..., rows, width), entries of variance gain^2 / width."""
@@ -86,6 +86,11 @@ def _shape(depth: int, matrices: int, networks: int, width: int) -> tuple[int, .
     return (*checked, checked[-1])
 
 
+def _lag(lag: Tensor | float) -> Tensor:
+    """A lag in float64, on its own device; a number on the CPU."""
+    return torch.as_tensor(lag, dtype=torch.float64, device=getattr(lag, "device", "cpu"))
+
+
 class _Stationary:
     """A law whose entries are stationary Gaussian sequences in depth, drawn by circulant embedding."""
 
@@ -106,7 +111,7 @@ class _Stationary:
         """
         shape = _shape(depth, matrices, networks, width)
         half = self._half_period(depth)
-        correlation = self.correlation(torch.arange(half + 1), depth)
+        correlation = self.correlation(torch.arange(half + 1, dtype=torch.float64, device="cpu"), depth)
         paths = stationary(correlation, matrices * networks * width**2, generator, length=depth, dtype=dtype)
         return paths.div_(width**0.5).view(shape)
 
@@ -137,7 +142,7 @@ class Fractional(_Stationary):
 
     def correlation(self, lag: Tensor, depth: int) -> Tensor:
         """(|k-1|^2H - 2|k|^2H + |k+1|^2H) / 2, whatever the depth."""
-        k, power = torch.as_tensor(lag, dtype=torch.float64).abs(), 2 * self.hurst
+        k, power = _lag(lag).abs(), 2 * self.hurst
         return ((k - 1).abs() ** power - 2 * k**power + (k + 1) ** power) / 2
 
     def _half_period(self, depth: int) -> int:
@@ -172,7 +177,7 @@ class Smooth(_Stationary):
 
     def correlation(self, lag: Tensor, depth: int) -> Tensor:
         """The kernel at r = lag / depth."""
-        x2 = (torch.as_tensor(lag, dtype=torch.float64) / (depth * self.length)) ** 2
+        x2 = (_lag(lag) / (depth * self.length)) ** 2
         bell = torch.exp(-x2 / 2)
         return bell if self.kernel == "gaussian" else (1 - x2) * bell
 
