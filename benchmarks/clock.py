@@ -6,18 +6,21 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from joblib import Parallel, cpu_count, delayed
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from deeplimits import fused
+
 CORES = cpu_count()  # those that this process may use
 # Variables that choose the kernels or the threads of one library and not of the other: plain loops compute in NumPy's
-# BLAS, the book mostly in PyTorch's. (The two exceptions are set by scikit-learn and choose neither.)
+# BLAS, the book mostly in PyTorch's. (The exceptions choose neither; those of KMP are set by scikit-learn itself.)
 HANDICAPS = re.compile(
-    r"(OPENBLAS|GOTO|BLIS|VECLIB|MKL|DNNL|ONEDNN|ATEN|NPY|NUMBA|OMP|GOMP|KMP(?!_DUPLICATE_LIB_OK|_INIT_AT_FORK))_\w+"
-    r"|\w+_NUM_THREADS"
+    r"(?!KMP_DUPLICATE_LIB_OK|KMP_INIT_AT_FORK|NUMBA_CACHE_DIR)"
+    r"((OPENBLAS|GOTO|BLIS|VECLIB|MKL|DNNL|ONEDNN|ATEN|NPY|NUMBA|OMP|GOMP|KMP)_\w+|\w+_NUM_THREADS)"
 )
 
 
@@ -54,8 +57,12 @@ def fair() -> None:
 
 
 def libraries() -> list[str]:
-    """The cores and their load; then of each loaded library that multiplies matrices version, kernel and threads."""
-    lines = [f"{CORES} cores, load {os.getloadavg()[0]:.1f} (an idle machine: 0)"]
+    """The cores and their load; then of each loaded library that multiplies matrices version, kernel and threads.
+
+    The book's compiled loops have the threads of PyTorch.
+    """
+    compiled = f"numba {version('numba')}" if fused.step else "no numba: nothing is compiled"
+    lines = [f"{CORES} cores, load {os.getloadavg()[0]:.1f} (an idle machine: 0), {compiled}"]
     for blas in threadpool_info():
         if blas["user_api"] == "blas":
             kernel = blas.get("architecture", "of its own choice")

@@ -46,7 +46,7 @@ def test_a_handicap_is_refused_with_its_cure(clean, capsys, name):
     assert f"{name}=1" in said.err and f"env -u {name} make bench" in said.err
 
 
-@pytest.mark.parametrize("name", ["PATH", "DEEPLIMITS_WORKERS", "COMPOSE_NUM", "KMP_INIT_AT_FORK"])
+@pytest.mark.parametrize("name", ["PATH", "DEEPLIMITS_WORKERS", "COMPOSE_NUM", "KMP_INIT_AT_FORK", "NUMBA_CACHE_DIR"])
 def test_other_variables_are_none_of_its_business(name):
     assert not clock.HANDICAPS.fullmatch(name)
 
