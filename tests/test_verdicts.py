@@ -1,6 +1,7 @@
 """The last line of ``make book``, and the seeds that ``make`` draws."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -50,9 +51,10 @@ def test_it_is_one_line_with_status_0_for_the_book_is_there_to_be_read(tmp_path)
 
 
 def make(*arguments: str) -> str:
-    return subprocess.run(
-        ["make", "-C", ROOT, "--no-print-directory", *arguments], capture_output=True, text=True, check=True
-    ).stdout
+    """What make says, without the variables of a make that runs these tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-C", ROOT, "--no-print-directory", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
