@@ -4,6 +4,12 @@ SEED   ?= 0
 DEVICE ?=
 PYTHON ?= python3
 
+ifeq ($(SEED),new)
+override SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+$(if $(SEED),,$(error SEED=new could not read /dev/urandom; name an integer))
+$(info SEED=new drew $(SEED); to repeat it: make $(strip $(MAKECMDGOALS) $(filter-out SEED=%,$(MAKEOVERRIDES)) SEED=$(SEED)))
+endif
+
 export DEEPLIMITS_PRESET = $(PRESET)
 export DEEPLIMITS_SEED = $(SEED)
 export DEEPLIMITS_DEVICE = $(DEVICE)
@@ -37,7 +43,7 @@ help:
 	@echo "make clean    remove _build; remove .venv by hand"
 	@echo
 	@echo "PRESET=smoke|standard|paper   sizes of the experiments (standard)"
-	@echo "SEED=<integer>                the seed of all random numbers (0)"
+	@echo "SEED=<integer>|new            the seed of all random numbers (0); new draws one and says which"
 	@echo "DEVICE=cpu|cuda|cuda:<index>  where to compute (CUDA if there is one, else the CPU)"
 	@echo "PYTHON=<program>              the Python >= 3.11 from which .venv is made (python3)"
 	@echo
@@ -63,6 +69,7 @@ book: $(READY)
 	@mv _build/work/_build/html _build/html
 	@rm -rf _build/work
 	@echo "The book is ready: open _build/html/index.html in a browser"
+	@$(BIN)/python tools/verdicts.py _build/claims.json
 
 test: PRESET = smoke
 test: $(READY)

@@ -5,7 +5,10 @@ chapter whose cells all passed goes into the cache, from which the book is built
 does, so it fails again the next time. A chapter that is in the cache is checked without running it.
 """
 
+import signal
 import time
+from math import inf
+from queue import Empty
 
 import nbformat
 import nbval.plugin
@@ -36,6 +39,10 @@ def pytest_collect_file(file_path, parent):
         return Chapter.from_parent(parent, path=file_path)
 
 
+class KernelDied(RuntimeError):
+    """The process of a chapter's kernel is gone, and with it all that its cells had computed."""
+
+
 class Kernel(RunningKernel):
     """A kernel that stores history, without which IPython ignores the ``;`` that silences a cell.
 
@@ -52,6 +59,18 @@ class Kernel(RunningKernel):
 
     def execute_cell_input(self, source, allow_stdin=None):
         return self.kc.execute(source, allow_stdin=allow_stdin, store_history=True, stop_on_error=False)
+
+    def get_message(self, stream, timeout=None):
+        """As nbval's, but a kernel that has died is noticed within a second, not when the time is up."""
+        end = time.monotonic() + (inf if timeout is None else timeout)
+        while True:
+            try:
+                return super().get_message(stream, timeout=max(0.0, min(1.0, end - time.monotonic())))
+            except Empty:
+                if not self.is_alive():
+                    raise KernelDied(_ending(self.km.provisioner.process.returncode)) from None
+                if time.monotonic() >= end:
+                    raise
 
 
 class Chapter(IPyNbFile):
@@ -73,7 +92,7 @@ class Chapter(IPyNbFile):
                 yield cell
 
     def setup(self):
-        self.start, self.passed = time.perf_counter(), []
+        self.start, self.passed, self.reached = time.perf_counter(), [], 0
         if self.outputs is None:
             book_cache.prepare_kernels()
             nbval.plugin.RunningKernel = Kernel
@@ -95,13 +114,38 @@ class Cell(IPyNbCell):
 
     def runtest(self):
         if self.parent.outputs is None:
-            super().runtest()
+            self.run_in_kernel()
             self.parent.passed.append(self.test_outputs)  # reached only if the cell passed
             return
         for output in self.parent.outputs[self.cell_num]:
             if output.output_type == "error" and not self.options["check_exception"]:
                 self.raise_cell_error("Cell execution caused an exception", "\n".join(output.traceback))
 
+    def run_in_kernel(self):
+        """Run the cell, unless those before it are lost: with their kernel, or with the pytest worker that had it."""
+        if self.parent.reached != self.cell_num:
+            raise KernelDied(f"{self.nodeid} is not run: its kernel does not have the cells before it")
+        self.parent.reached += 1
+        try:
+            super().runtest()
+        except KernelDied as death:
+            self.parent.reached = -1
+            raise KernelDied(f"{self.nodeid}: {death}\nThe rest of this chapter is not run; the others are.") from None
+
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if isinstance(excinfo.value, KernelDied) else super().repr_failure(excinfo)
+
 
 def _code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def _ending(code):
+    """How a kernel's process ended, by its exit status, and what to do."""
+    if code == -signal.SIGKILL:
+        return (
+            "the kernel was killed, most likely by the system because memory ran out; take a smaller PRESET, or run "
+            "one chapter at a time with PYTEST_XDIST_AUTO_NUM_WORKERS=1"
+        )
+    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+    return f"the kernel ended {how} in the middle of the cell; run the chapter alone to see more"

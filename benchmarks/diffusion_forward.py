@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.clock import timed
+from benchmarks.clock import fair, timed
 from deeplimits import diffusion, resnet, runtime
 from deeplimits.activations import relu
 from deeplimits.weights import IID
@@ -45,6 +45,7 @@ def normals(generator: torch.Generator, networks: int) -> None:
 
 
 def main(repeats: int = 2) -> None:
+    fair()
     cpu = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     plan: list[tuple[str, Callable, int]] = [
         ("plain loop", plain, 20),

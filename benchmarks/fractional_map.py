@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import torch
 
-from benchmarks.clock import CORES, shared, timed
+from benchmarks.clock import CORES, fair, shared, timed
 from deeplimits import resnet, runtime
 from deeplimits.weights import Fractional
 
@@ -94,6 +94,7 @@ def compare(cpu: runtime.Runtime, dtype: torch.dtype) -> None:
 
 
 def main() -> None:
+    fair()
     cpu = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     print(f"map of {BETAS} betas x {HURSTS} H x {NETWORKS} networks x {INPUTS} inputs, d = {D}, L = {L},")
     print(f"CPU, {torch.get_num_threads()} threads; extrapolated from 3 cells, 3 columns, and 6 shared ones")

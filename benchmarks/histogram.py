@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.clock import timed
+from benchmarks.clock import fair, timed
 from deeplimits import resnet, runtime
 from deeplimits.weights import IID
 
@@ -42,6 +42,7 @@ def normals(generator: torch.Generator, networks: int) -> None:
 
 
 def main(repeats: int = 3) -> None:
+    fair()
     cpu = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     plan: list[tuple[str, Callable, int]] = [
         ("plain loop", plain, 4),

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 import torch
 
-from benchmarks.clock import CORES, shared, timed
+from benchmarks.clock import CORES, fair, shared, timed
 from benchmarks.training_speed import plain
 from deeplimits import data, mean_ode, runtime, training
 
@@ -64,6 +64,7 @@ def references(run: runtime.Runtime, D: int) -> tuple[float, float, float]:
 
 
 def main() -> None:
+    fair()
     run = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     rng = np.random.default_rng(0)
     # a depth for each dimension, so that the sample has them all; twice round the depths

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.clock import timed
+from benchmarks.clock import fair, timed
 from deeplimits import data, mean_ode, runtime, training
 
 D = N = 10
@@ -109,6 +109,7 @@ def solver(run: runtime.Runtime, x: torch.Tensor, y: torch.Tensor, few: int = 2)
 
 
 def main() -> None:
+    fair()
     cpu = runtime.Runtime(torch.device("cpu"), torch.float64, "standard", 0, "benchmarks")
     x, y = data.regression(N, D, cpu.generator("data"))
     print(f"training, D = N = {D}, float64, CPU, {torch.get_num_threads()} threads")
