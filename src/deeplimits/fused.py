@@ -90,9 +90,7 @@ def _tanh(z):  # pragma: no cover - compiled
     """
     z = (20.0 if z > 0 else -20.0) if abs(z) > 20 else z  # NaN stays
     x = z / 64
-    t = x / 3628800 + 1 / 362880
-    t = t * x + 1 / 40320
-    t = t * x + 1 / 5040
+    t = x / 40320 + 1 / 5040
     t = t * x + 1 / 720
     t = t * x + 1 / 120
     t = t * x + 1 / 24
