@@ -13,7 +13,7 @@ SOURCE = ROOT / "src" / "deeplimits"
 FLOORS = [
     {"checks"},
     {"runtime", "activations", "statistics", "data"},
-    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"},
+    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks", "cluster"},
     {"classification", "training", "diagnosis"},
     {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},

@@ -13,6 +13,7 @@ Floor 1     weights       laws of the weights over depth
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure
+            cluster       cells computed by the workers of a Dask cluster, each compared with this process before
             blocks        residual blocks of any torch module: found, and watched while a batch passes
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once

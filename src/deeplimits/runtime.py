@@ -12,6 +12,7 @@ DEEPLIMITS_SEED        an integer                                     0
 DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
 DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
 DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
+DEEPLIMITS_CLUSTER     a Dask scheduler, tcp://host:port              unset: this machine
 =====================  =============================================  ==========
 """
 
