@@ -45,6 +45,9 @@ found = sweeps.grid(run, "n", [(n,) for n in range(12)], compute)
 torch.save(list(found.values()), folder / f"{run.key}.pt")
 """
 
+# Read by Python when it starts: a worker in an environment that lacks the library.
+WITHOUT = "import os, sys; sys.path[:] = [p for p in sys.path if not os.path.exists(p + '/deeplimits')]"
+
 
 class Machines:
     """Processes that belong to one cluster, and what the cells have said."""
@@ -148,7 +151,7 @@ def test_workers_are_killed_join_and_differ(machines, other_library):
         machines.worker("survivor"),
         machines.worker("other", **other_library),
     )
-    program = machines.program()
+    program = machines.program(DEEPLIMITS_BUILD="1")
     wait_for(lambda: len(machines.said("start", victim.pid)) > len(machines.said("end", victim.pid)) > 0, program)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
@@ -157,7 +160,7 @@ def test_workers_are_killed_join_and_differ(machines, other_library):
     wait_for(lambda: machines.said("start", joined.pid), program)
     (machines.folder / "go").touch()
     assert program.wait(60) == 0, machines.output("k")
-    print((machines.folder / "log").read_text(), machines.output("k"), machines.output("other"))
+    print((machines.folder / "log").read_text(), f"victim {victim.pid}, joined {joined.pid}, other {other.pid}")
 
     started = machines.said("start")
     assert set(machines.said("end")) == {("k", n) for n in range(12)}
@@ -165,7 +168,8 @@ def test_workers_are_killed_join_and_differ(machines, other_library):
     # a result can be lost between the end of a cell and its arrival here
     assert killed <= twice <= set(machines.said("start", victim.pid)) and len(started) == 12 + len(twice)
     assert machines.said("start", survivor.pid) and not machines.said("start", other.pid)
-    assert "refused: deeplimits is " in machines.output("k") and "Refused: deeplimits is" in machines.output("other")
+    assert "Refused: deeplimits is" in machines.output("other")
+    assert machines.output("k") == ""  # the book is built with warnings as errors
     shared = torch.load(machines.folder / "k.pt")
     shutil.rmtree(machines.folder / "sweeps")
     assert machines.program(DEEPLIMITS_CLUSTER="").wait(60) == 0
@@ -191,13 +195,15 @@ def test_two_chapters_share_a_cluster_and_resume_without_it(machines):
 
 def test_a_cluster_without_a_usable_worker_says_why(machines, other_library, tmp_path):
     (tmp_path / "without").mkdir()
-    (tmp_path / "without" / "sitecustomize.py").write_text("import sys\nsys.modules['deeplimits'] = None\n", "utf8")
+    (tmp_path / "without" / "sitecustomize.py").write_text(WITHOUT, "utf8")
     machines.worker("other", **other_library)
     machines.worker("without", PYTHONPATH=str(tmp_path / "without"))
     with pytest.warns(UserWarning, match="refused"):
         first, *refused = cluster.check(machines.address, torch.device("cpu"))
     assert first == f"Grids are computed by 0 workers of the cluster at {machines.address}"
-    assert sum("cannot load this library (ModuleNotFoundError: " in line for line in refused) == 1
+    assert (
+        sum("it cannot load this library: " in line and "No module named 'deeplimits'" in line for line in refused) == 1
+    )
     assert sum(f", not {cluster.SOURCE}; install there what is here" in line for line in refused) == 1
     program = machines.program()
     assert program.wait(60) == 1 and machines.said("start") == []

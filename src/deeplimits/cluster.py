@@ -14,9 +14,10 @@ import os
 import pickle
 import platform
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -56,46 +57,64 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
 
     ``function`` and what it reaches are sent by cloudpickle, once; ``label`` names the work on Dask's dashboard. Raises
     ValueError as :func:`check` does, or if all workers are refused; ConnectionError if the scheduler is lost; and
-    Dask's KilledWorker for a cell with which several workers have died.
+    RuntimeError for a cell whose workers die again and again.
     """
-    todo, running, seen, key = deque(cells), {}, {}, f"{label}-{uuid4().hex}"
+    todo, running, seen, lost, key = deque(cells), {}, {}, Counter(), f"{label}-{uuid4().hex}"
     with _connect(address, device) as client:
         import cloudpickle
-        from distributed import wait
-        from distributed.scheduler import KilledWorker
 
         try:
             # a task, not scattered data: if the worker that has it is lost, the scheduler makes it again
             code = client.submit(bytes, cloudpickle.dumps(function), key=f"{key}-code")
             while todo or running:
-                present = set(client.nthreads())
-                seen |= _objections(client, present - seen.keys(), device)
-                accepted = [worker for worker in present if seen.get(worker) == ""]
-                if seen and all(seen.values()):
-                    raise ValueError("\n".join([f"no worker of the cluster at {address} can be used", *seen.values()]))
+                workers = _accepted(client, address, device, seen)
                 for future, (cell, allowed) in list(running.items()):
-                    if present.isdisjoint(allowed):
+                    if workers.isdisjoint(allowed):
                         del running[future]
                         todo.appendleft(cell)
+                        lost[cell] += 1
                 # two for each worker, so that none waits for us, and not all, so that who joins gets some
-                while todo and len(running) < 2 * len(accepted):
+                while todo and len(running) < 2 * len(workers):
                     cell, name = todo.popleft(), (key, uuid4().hex)
-                    future = client.submit(_alone, code, cell, versions(), key=name, workers=accepted)
-                    running[future] = cell, accepted
-                try:
-                    for future in wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done:
-                        result = future.result(timeout=SECONDS)
-                        del running[future]
-                        yield result
-                except TimeoutError:  # nothing is finished, or the worker that has the result is lost
-                    continue
-                except KilledWorker as error:
-                    error.add_note(
-                        f"in cell {running[future][0]} of {label}; does it need more memory than a worker has?"
-                    )
-                    raise
+                    if lost[cell] > 3:
+                        raise _deadly(cell, label)
+                    future = client.submit(_alone, code, cell, versions(), key=name, workers=workers)
+                    running[future] = cell, workers
+                yield from _finished(running, label)
         except (CancelledError, OSError) as error:
-            raise ConnectionError(f"the scheduler at {address} was lost: {error}; start again to go on") from error
+            raise ConnectionError(
+                f"the scheduler at {address} was lost; what is finished is kept, start again to go on"
+            ) from error
+
+
+def _finished(running: dict, label: str) -> Iterator:
+    """Take what is finished out of ``running``, after at most a second, to look again who is there."""
+    from distributed import wait
+    from distributed.scheduler import KilledWorker
+
+    with suppress(TimeoutError):  # nothing is finished, or the worker that has the result is lost
+        for future in wait(list(running), timeout=1, return_when="FIRST_COMPLETED").done:
+            try:
+                result = future.result(timeout=SECONDS)
+            except KilledWorker as error:
+                raise _deadly(running[future][0], label) from error
+            del running[future]
+            yield result
+
+
+def _deadly(cell: tuple, label: str) -> RuntimeError:
+    return RuntimeError(
+        f"four workers died while they had cell {cell} of {label}; their logs say why, perhaps too little memory"
+    )
+
+
+def _accepted(client, address: str, device: torch.device, seen: dict[str, str]) -> set[str]:
+    """The workers that may compute now; who is new is asked first, and remembered in ``seen``."""
+    present = set(client.nthreads())
+    seen |= _objections(client, present - seen.keys(), device)
+    if seen and all(seen.values()):
+        raise ValueError("\n".join([f"no worker of the cluster at {address} can be used", *seen.values()]))
+    return {worker for worker in present if seen.get(worker) == ""}
 
 
 def _connect(address: str, device: torch.device):
@@ -110,6 +129,8 @@ def _connect(address: str, device: torch.device):
             f"DEEPLIMITS_DEVICE must be 'cpu' or 'cuda' on a cluster, got '{device}'; a worker has one GPU"
         )
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1TB"})
+    for name in ("distributed", "distributed.client", "asyncio") if os.environ.get("DEEPLIMITS_BUILD") else ():
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what they say of lost workers is not for a page
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions, which are compared here
         try:
@@ -131,7 +152,7 @@ def _objections(client, workers: Iterable[str], device: torch.device) -> dict[st
         if isinstance(answer, CommClosedError | TimeoutError):
             continue  # it is gone, or will be asked again
         if isinstance(answer, Exception):
-            answer = f"it cannot load this library ({type(answer).__name__}: {answer})"
+            answer = f"it cannot load this library: {answer}"
         found[worker] = answer and f"worker {worker} refused: {answer}; install there what is here and start it again"
         if answer and not os.environ.get("DEEPLIMITS_BUILD"):  # a page is no place for it
             warnings.warn(found[worker], stacklevel=2)
