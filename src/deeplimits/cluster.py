@@ -59,7 +59,7 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
     ValueError as :func:`check` does, or if all workers are refused; ConnectionError if the scheduler is lost; and
     RuntimeError for a cell whose workers die again and again.
     """
-    todo, running, seen, lost, key = deque(cells), {}, {}, Counter(), f"{label}-{uuid4().hex}"
+    todo, running, seen, lost, known, key = deque(cells), {}, {}, Counter(), set(), f"{label}-{uuid4().hex}"
     with _connect(address, device) as client:
         import cloudpickle
 
@@ -73,8 +73,9 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
                         del running[future]
                         todo.appendleft(cell)
                         lost[cell] += 1
-                # two for each worker, so that none waits for us, and not all, so that who joins gets some
-                while todo and len(running) < 2 * len(workers):
+                # one for each worker, and not all: a cell may go to the workers that are known when it is sent
+                room, known = max(len(workers) - len(running), len(workers - known)), workers
+                for _ in range(min(room, len(todo))):
                     cell, name = todo.popleft(), (key, uuid4().hex)
                     if lost[cell] > 3:
                         raise _deadly(cell, label)
