@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -189,6 +190,12 @@ def test_processes_change_no_bit(run):
     shared = sweeps.grid(run, "products", cells, compute, workers=2)
     assert list(shared) == cells and all(torch.equal(alone[cell], shared[cell]) for cell in cells)
     assert alone[0,].dtype == torch.float64
+
+
+def test_a_function_sent_away_may_use_names_that_torch_uses(run):
+    settings = SimpleNamespace(classes=3, ops=2)
+    found = sweeps.grid(run, "n", [(0,), (1,)], lambda n: torch.tensor(settings.classes * settings.ops + n), workers=2)
+    assert [int(x) for x in found.values()] == [6, 7]
 
 
 def test_a_cell_computes_with_one_thread_and_gives_them_back(run):

@@ -16,6 +16,7 @@ the processors are of one kind. Results come back to this process, which alone w
 disk, and one that is killed costs its cell. A grid begun on a cluster goes on without it, and the other way round.
 """
 
+import copyreg
 import inspect
 import io
 import os
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -37,6 +39,10 @@ from deeplimits.checks import positive_integer
 from deeplimits.runtime import Runtime
 
 Cell = tuple[object, ...]
+
+# cloudpickle sends these along with a function that has, say, ``images.classes``, and cannot: they are odd modules
+for odd in (torch.classes, torch.ops):
+    copyreg.pickle(type(odd), lambda module: (import_module, (module.__name__,)))
 
 
 def grid(
