@@ -16,6 +16,7 @@ from deeplimits import cluster, runtime, sweeps
 
 pytest.importorskip("distributed")
 SOURCE = Path(cluster.__file__).parent
+PATIENCE = 180  # seconds; on a busy machine an import of torch takes half a minute
 # Each cell tells what it does. Those from the fifth on wait for a file; the test decides when they may go on.
 PROGRAM = """
 import os, sys, time
@@ -118,10 +119,10 @@ class Machines:
 
 
 def wait_for(condition, program=None):
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not condition():
         assert program is None or program.poll() is None, "the program has ended before"
-        assert time.monotonic() < end, "nothing happened for a minute"
+        assert time.monotonic() < end, "nothing happened for minutes"
         time.sleep(0.05)
 
 
@@ -159,7 +160,7 @@ def test_workers_are_killed_join_and_differ(machines, other_library):
     joined = machines.worker("joined")
     wait_for(lambda: machines.said("start", joined.pid), program)
     (machines.folder / "go").touch()
-    assert program.wait(60) == 0, machines.output("k")
+    assert program.wait(PATIENCE) == 0, machines.output("k")
     print((machines.folder / "log").read_text(), f"victim {victim.pid}, joined {joined.pid}, other {other.pid}")
 
     started = machines.said("start")
@@ -172,24 +173,27 @@ def test_workers_are_killed_join_and_differ(machines, other_library):
     assert machines.output("k") == ""  # the book is built with warnings as errors
     shared = torch.load(machines.folder / "k.pt")
     shutil.rmtree(machines.folder / "sweeps")
-    assert machines.program(DEEPLIMITS_CLUSTER="").wait(60) == 0
+    assert machines.program(DEEPLIMITS_CLUSTER="").wait(PATIENCE) == 0
     alone = torch.load(machines.folder / "k.pt")
     assert all(torch.equal(a, b) for a, b in zip(shared, alone, strict=True))
 
 
 def test_two_chapters_share_a_cluster_and_resume_without_it(machines):
-    """One is killed when some cells are finished; it goes on here and computes only what was missing."""
-    machines.worker("one")
+    """Its only worker is replaced; one chapter is killed, goes on here, and computes only what was missing."""
+    worker = machines.worker("one")
     first, second = machines.program("first"), machines.program("second")
-    cells = {key: [(key, n) for n in range(12)] for key in ("first", "second")}
-    wait_for(lambda: len(sorted(machines.folder.glob("sweeps/first/**/*.pt"))) >= 2, first)
-    first.kill()
-    first.wait()
+    wait_for(lambda: len(list(machines.folder.glob("sweeps/first/**/*.pt"))) >= 2, first)
+    for process in (first, worker):
+        process.kill()
+        process.wait()
     (machines.folder / "go").touch()
-    assert second.wait(60) == 0, machines.output("second")
-    assert sorted(c for c in machines.said("start") if c[0] == "second") == cells["second"]
+    machines.worker("another")
+    assert second.wait(PATIENCE) == 0, machines.output("second")
+    started = [cell for cell in machines.said("start") if cell[0] == "second"]
+    assert set(started) == {("second", n) for n in range(12)}
+    assert {cell for cell in started if started.count(cell) > 1} <= set(machines.said("start", worker.pid))
     kept, before = len(list(machines.folder.glob("sweeps/first/**/*.pt"))), len(machines.said("start"))
-    assert machines.program("first", DEEPLIMITS_CLUSTER="").wait(60) == 0
+    assert machines.program("first", DEEPLIMITS_CLUSTER="").wait(PATIENCE) == 0
     assert len(machines.said("start")) == before + 12 - kept
 
 
@@ -206,7 +210,7 @@ def test_a_cluster_without_a_usable_worker_says_why(machines, other_library, tmp
     )
     assert sum(f", not {cluster.SOURCE}; install there what is here" in line for line in refused) == 1
     program = machines.program()
-    assert program.wait(60) == 1 and machines.said("start") == []
+    assert program.wait(PATIENCE) == 1 and machines.said("start") == []
     for text in (f"ValueError: no worker of the cluster at {machines.address} can be used", *refused):
         assert text in machines.output("k")
 

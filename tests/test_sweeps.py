@@ -259,5 +259,5 @@ def test_a_fingerprint_sees_all_of_an_array_and_refuses_what_changes_by_itself(r
     small, large = torch.zeros(2000), torch.zeros(2000)
     large[1000] = 1  # left out where it is printed
     assert sweeps._fingerprint(run, square, (small,)) != sweeps._fingerprint(run, square, (large,))
-    with pytest.raises(ValueError, match="a grid depends on functions, numbers, .* got \\[<function square"):
+    with pytest.raises(ValueError, match=r"a grid depends on functions, numbers, .* got \[<function square"):
         sweeps.grid(run, "squares", CELLS, square, [square])
