@@ -5,7 +5,9 @@ chapter whose cells all passed goes into the cache, from which the book is built
 does, so it fails again the next time. A chapter that is in the cache is checked without running it.
 """
 
+import os
 import signal
+import sys
 import time
 from math import inf
 from queue import Empty
@@ -18,18 +20,20 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 import book_cache
-from deeplimits import runtime, sweeps
+from deeplimits import cluster, runtime, sweeps
 
 CHAPTERS = book_cache.ROOT / "chapters"
 collect_ignore_glob = ["chapters/**/*.ipynb", "chapters/*.ipynb"]  # a reader's own copies
 
 
 def pytest_configure(config):
-    """Refuse a bad preset, seed or device here, in one line, and make the cache before workers share it."""
+    """Refuse a bad preset, seed, device or cluster here, in one line, and make the cache before workers share it."""
     if hasattr(config, "workerinput"):
         return
     try:
         book_cache.open_or_repair()
+        if address := os.environ.get("DEEPLIMITS_CLUSTER"):
+            print(*cluster.check(address, runtime.current().device), sep="\n", file=sys.__stderr__)
     except ValueError as error:
         pytest.exit(str(error), returncode=2)
 

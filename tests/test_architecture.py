@@ -12,8 +12,9 @@ SOURCE = ROOT / "src" / "deeplimits"
 # "claims" in floor 1. A new module must be given a floor here before it can be imported.
 FLOORS = [
     {"checks"},
-    {"runtime", "activations", "statistics", "data"},
-    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks", "fused", "graphs"},
+    {"runtime", "activations", "statistics", "data", "fused"},
+    {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"}
+    | {"graphs", "cluster"},
     {"classification", "training", "diagnosis"},
     {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},

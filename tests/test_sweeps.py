@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -191,6 +192,12 @@ def test_processes_change_no_bit(run):
     assert alone[0,].dtype == torch.float64
 
 
+def test_a_function_sent_away_may_use_names_that_torch_uses(run):
+    settings = SimpleNamespace(classes=3, ops=2)
+    found = sweeps.grid(run, "n", [(0,), (1,)], lambda n: torch.tensor(settings.classes * settings.ops + n), workers=2)
+    assert [int(x) for x in found.values()] == [6, 7]
+
+
 def test_a_cell_computes_with_one_thread_and_gives_them_back(run):
     torch.set_num_threads(2)
     found = sweeps.grid(run, "threads", [(0,)], lambda n: torch.get_num_threads())
@@ -223,38 +230,6 @@ def test_a_killed_parallel_run_resumes(program):
     assert len(started(log)) - len(before) == 8 - kept
 
 
-def test_a_dask_cluster_loses_a_worker_and_only_its_cell(program):
-    """Two worker processes of a local cluster; one is killed in the middle of its second cell."""
-    pytest.importorskip("distributed")
-    process, log = program(
-        "from distributed import LocalCluster; "
-        "cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50); "
-        "exec('with cluster, sweeps.cluster(cluster.scheduler_address): go()')"
-    )
-    victim = None
-
-    def second_cell():
-        nonlocal victim
-        cells = started(log)
-        victim = next((pid for n, pid in cells if [p for _, p in cells].count(pid) == 2), None)
-        return victim
-
-    wait_for(second_cell)
-    time.sleep(0.2)
-    os.kill(victim, signal.SIGKILL)
-    assert process.wait(120) == 0
-    cells = [n for n, _ in started(log)]
-    twice = [n for n in set(cells) if cells.count(n) > 1]
-    assert finished(log) == set(range(8)) and len(cells) == 9 and len(twice) == 1
-    assert (twice[0], victim) in started(log)
-
-
-def test_a_cluster_without_its_package_names_the_cure(monkeypatch):
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(ImportError, match=r'pip install "deeplimits\[cluster\]"'), sweeps.cluster("tcp://nowhere:1"):
-        pass
-
-
 @pytest.mark.parametrize("text", ["0", "-2", "many", "1.5"])
 def test_a_bad_number_of_workers_is_refused(run, monkeypatch, text):
     monkeypatch.setenv("DEEPLIMITS_WORKERS", text)
@@ -268,3 +243,21 @@ def test_a_gpu_is_not_shared(run, monkeypatch):
     monkeypatch.delenv("DEEPLIMITS_WORKERS")
     assert sweeps._workers(replace(run, device=torch.device("cuda:0")), None) == 1
     assert sweeps._workers(run, None) == sweeps.cpu_count()
+
+
+def test_a_fingerprint_is_the_same_in_every_process(program):
+    """Also of strings, whose hash changes from process to process, and of arrays."""
+    found = []
+    for _ in range(2):
+        process, log = program("log.write_text(sweeps._fingerprint(run, compute, ({'a': 1}, torch.ones(2), go)))")
+        assert process.wait(60) == 0
+        found.append(log.read_text())
+    assert len(found[0]) == 16 and found[0] == found[1]
+
+
+def test_a_fingerprint_sees_all_of_an_array_and_refuses_what_changes_by_itself(run):
+    small, large = torch.zeros(2000), torch.zeros(2000)
+    large[1000] = 1  # left out where it is printed
+    assert sweeps._fingerprint(run, square, (small,)) != sweeps._fingerprint(run, square, (large,))
+    with pytest.raises(ValueError, match=r"a grid depends on functions, numbers, .* got \[<function square"):
+        sweeps.grid(run, "squares", CELLS, square, [square])

@@ -5,6 +5,7 @@ Floor 0     runtime       device, dtype, preset and seed of an experiment; the o
             activations   scalar non-linearities with derivatives and Gaussian moments
             statistics    estimates with intervals; diverged runs are counted, never averaged
             data          digits, MNIST and CIFAR-10, split into train, validation and test; random regression data
+            fused         a step of training as compiled loops, for the CPU
 Floor 1     weights       laws of the weights over depth
             resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
             diffusion     exact-in-law networks of one matrix a block, and the SDE they become
@@ -13,8 +14,8 @@ Floor 1     weights       laws of the weights over depth
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure
+            cluster       cells computed by the workers of a Dask cluster, each compared with this process before
             blocks        residual blocks of any torch module: found, and watched while a batch passes
-            fused         a step of training as compiled loops, for the CPU
             graphs        a step of many small kernels as one launch, for a GPU
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once

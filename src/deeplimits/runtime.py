@@ -14,6 +14,7 @@ DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
 DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
 DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 8000, from the costs below
                        :func:`place`; 0: all work on the GPU
+DEEPLIMITS_CLUSTER     a Dask scheduler, tcp://host:port              unset: this machine
 =====================  =============================================  ==========
 """
 
