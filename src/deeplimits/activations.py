@@ -178,7 +178,7 @@ def _table(device: torch.device) -> Tensor:
     t = s * (s + np.sqrt(s**2 + 4)) / 2
     small, y = t < 1, np.expm1(np.minimum(t, 1.0))
     x = np.where(small, y * sqrt(pi) / 2, np.sqrt(t + np.log1p(np.sqrt(t))))
-    for _ in range(12):  # on log(erfi(x)/y), nearly a parabola for large x, with erfi = 2/sqrt(pi) e^(x^2) D(x)
+    for _ in range(6):  # on log(erfi(x)/y), nearly a parabola for large x, with erfi = 2/sqrt(pi) e^(x^2) D(x)
         dawson = special.dawsn(x)
         near = np.log(special.erfi(np.minimum(x, 2.0)) / y)
         far = np.log(2 / sqrt(pi) * dawson) + x**2 - t - np.log1p(-np.exp(-t))
