@@ -1,5 +1,7 @@
 """What every unit test shares: one generator, a watch over global state, and false-alarm arithmetic."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,14 @@ torch.set_num_threads(1)  # the workers share the cores, and threads that wait f
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(20260)
+
+
+@pytest.fixture
+def counting():
+    """``with counting() as count:`` counts the kernels, waits and uploads that a GPU would see."""
+    if "fakecuda" not in sys.modules:
+        pytest.skip("kernels and waits are counted on the stand-in for CUDA only")
+    return sys.modules["fakecuda"].counting
 
 
 @pytest.fixture(autouse=True)

@@ -49,6 +49,38 @@ def test_inverse_erfi_against_scipy():
     sizes = torch.tensor([*np.logspace(-12, 300, 2000), *np.linspace(1.5, 2.5, 200)], dtype=torch.float64)
     y = torch.cat([-sizes, torch.zeros(1), sizes])
     np.testing.assert_allclose(special.erfi(inverse_erfi(y).numpy()), y.numpy(), rtol=1e-12)
+    x = torch.tensor([*np.logspace(-15, 0, 3000)], dtype=torch.float64)  # here nothing magnifies an error of x
+    np.testing.assert_allclose(inverse_erfi(torch.special.expm1(x)), _newton(np.expm1(x.numpy())), rtol=2e-14)
+
+
+def _newton(y):
+    """For 0 < y < 2: from above the root of a convex function Newton's method descends to it."""
+    x = y * np.pi**0.5 / 2
+    for _ in range(8):
+        x = x - special.dawsn(x) * (1 - y / special.erfi(x))
+    return x
+
+
+def test_inverse_erfi_to_the_ends_of_the_floats():
+    ends = torch.tensor([0.0, -0.0, 1e-300, 1.7976e308, -1.7976e308], dtype=torch.float64)
+    x = inverse_erfi(ends)
+    assert x[:2].tolist() == [0.0, -0.0] and x[1].signbit()
+    assert x[2] == pytest.approx(1e-300 * np.pi**0.5 / 2, rel=1e-14)
+    last = float(x[3])  # erfi = 2/sqrt(pi) e^(x^2) D(x), and e^(x^2) alone is beyond the floats
+    assert last**2 + np.log(2 / np.pi**0.5 * special.dawsn(last)) == pytest.approx(np.log(1.7976e308), rel=1e-14)
+    assert last == -x[4]
+    assert inverse_erfi(torch.tensor([np.inf, -np.inf, np.nan])).isnan().all()
+    single = torch.tensor([1e-30, 0.3, 3e38], dtype=torch.float32)
+    assert inverse_erfi(single).dtype == torch.float32
+    assert torch.equal(inverse_erfi(single), inverse_erfi(single.double()).float())
+
+
+def test_inverse_erfi_stays_on_the_device(counting):
+    y = torch.ones(3, device="cuda")
+    inverse_erfi(y)  # its table is copied once
+    with counting() as count:
+        inverse_erfi(y)
+    assert (count.waits, count.uploads) == (0, 0)
 
 
 def test_erfi_exponential_and_its_derivative():

@@ -150,6 +150,26 @@ def test_collapse_of_one_layer_by_quadrature(generator):
     assert abs(estimate.mean() - exact) < stats.norm.isf(ALPHA / 2) * estimate.std() / len(estimate) ** 0.5
 
 
+def test_networks_that_draw_dead_layers_are_as_deep_as_the_others(generator):
+    """n = 1, L = 2: one draw in twelve is dead, and each layer counts 1 - Phi(sqrt(2)), however many draws it took."""
+    estimate, chance = diffusion.collapse(2_000, 2, 1, generator), stats.norm.cdf(-(2**0.5))
+    torch.testing.assert_close(estimate, torch.full_like(estimate, 1 - (1 - chance) ** 2))
+
+
+def test_no_layer_waits_for_a_number(counting):
+    generator = torch.Generator("cuda").manual_seed(1)
+    Y = torch.ones(50, 2, 4, device="cuda")
+    with counting() as count:
+        for phi in (relu, erfi_exponential()):
+            last(diffusion.states(Y, 100, phi, generator))
+        last(diffusion.tangents(Y[:, :1], Y[:, :1], 100, relu, generator))
+        diffusion.linear_log_norm(50, 100, 4, generator)
+    assert count.waits == 0 and count.uploads <= 1  # the table of erfi^-1, if nobody has asked for it before
+    with counting() as count:
+        diffusion.collapse(50, 100, 4, generator)
+    assert count.waits < 10 and count.uploads == 0  # for the start, and for the end
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "message"),
     [

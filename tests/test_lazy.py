@@ -148,3 +148,27 @@ def test_other_scales_and_rates_reach_the_kernel(generator, examples):
     gap = (particles.output - limit.output)[1:].square().mean((1, 2)).sqrt()
     assert bool((gap < 4 * particles.error[1:]).all())
     assert (limit.eta_u, limit.eta_v, limit.phi) == (0.0, 0.0, tanh)
+
+
+@pytest.mark.parametrize("fill", ["0", "inf"])
+def test_no_step_waits_for_a_number(counting, monkeypatch, fill):
+    """On the GPU nothing is waited for; on the CPU, where small work runs, x and y come once and the answer returns."""
+    monkeypatch.setenv("DEEPLIMITS_FILL", fill)
+    x, y = data.regression(4, 3, torch.Generator("cuda").manual_seed(1))
+    lazy.solve(x, y, 1, nodes=2)  # the nodes are copied once
+    counts = []
+    for steps in (2, 8):
+        with counting() as count:
+            solution = lazy.solve(x, y, steps, nodes=2)
+        counts.append((count.waits, count.uploads))
+    assert counts[0] == counts[1] and solution.h.device == x.device
+    assert counts[0][0] == (0 if fill == "0" else 2)
+
+
+def test_both_places_give_the_same_numbers(monkeypatch, counting):
+    x, y = data.regression(4, 3, torch.Generator("cuda").manual_seed(1))
+    found = []
+    for fill in ("0", "inf"):
+        monkeypatch.setenv("DEEPLIMITS_FILL", fill)
+        found.append(lazy.solve(x, y, 5, nodes=2).output)
+    torch.testing.assert_close(*found, atol=1e-12, rtol=0)

@@ -9,7 +9,7 @@ import torch
 from scipy import integrate
 from scipy.stats import qmc
 
-from deeplimits import data, mean_ode
+from deeplimits import data, mean_ode, training
 from deeplimits.activations import identity, tanh
 from deeplimits.training import Networks, descent
 
@@ -293,3 +293,17 @@ def test_the_same_generator_gives_the_same_bits(examples):
         mean_ode.solve(*examples, 2, torch.Generator().manual_seed(4), nodes=4, particles=8, phi=tanh) for _ in range(2)
     )
     assert torch.equal(one.h, two.h) and torch.equal(one.outputs, two.outputs)
+
+
+def test_a_step_adds_no_copies(counting):
+    """Beyond those of ``descent`` itself."""
+    x, y = data.regression(4, 3, torch.Generator("cuda").manual_seed(1))
+    counts = []
+    for steps in (2, 12):
+        with counting() as alone:
+            networks = training.gaussian(4, 8, 3, 2, torch.Generator("cuda").manual_seed(1))
+            list(training.descent(networks, x, y, steps, ahead=0.5))
+        with counting() as count:
+            mean_ode.solve(x, y, steps, torch.Generator("cuda").manual_seed(1), nodes=4, particles=4, replicates=2)
+        counts.append((count.waits - alone.waits, count.uploads - alone.uploads))
+    assert counts[0] == counts[1]

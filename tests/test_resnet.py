@@ -207,3 +207,15 @@ def test_projection_refuses_bad_sizes(arguments, message, generator):
         resnet.projection(*arguments, generator)
     with pytest.raises(ValueError, match="phi must be positively homogeneous, got tanh"):
         resnet.projection(1, 1, 1, 1.0, generator, phi=tanh)
+
+
+@pytest.mark.parametrize("scale", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+def test_no_layer_copies_or_waits(counting, scale):
+    scale = scale if isinstance(scale, float) else scale.to("cuda")
+    h = torch.ones(4, 2, 8, device="cuda")
+    layers = list(IID().layers(100, 4, 8, torch.Generator("cuda").manual_seed(1), dtype=h.dtype))
+    with counting() as count:
+        path = list(resnet.states(h, layers, resnet.original(), scale))
+        resnet.adjoint(h, path, layers, resnet.original(), scale)
+        resnet.tangent(h, path, layers, resnet.original(), scale)
+    assert (count.waits, count.uploads) == (0, 0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from math import pi, sqrt
 
 import numpy as np
@@ -10,6 +11,8 @@ from scipy import special
 from torch import Tensor
 
 from deeplimits.checks import finite
+
+PIECES, TOP = 1024, 27.0  # of the table of inverse_erfi, which reaches y = 1e308
 
 
 @dataclass(frozen=True)
@@ -144,20 +147,41 @@ def erfi_exponential(alpha: float = 1.0, beta: float = 0.0) -> Activation:
 
 
 def inverse_erfi(y: Tensor) -> Tensor:
-    """x with erfi(x) = y, by Newton's method on the CPU (SciPy's Dawson function), to rounding for |y| < 1e300."""
-    values = y.detach().to("cpu", torch.float64).numpy()
-    size = np.abs(values)
-    # erfi(x) is 2x/sqrt(pi) for small and e^(x^2)/(x sqrt(pi)) for large x. Newton's method starts above the root of
-    # a convex function, so it descends to it; for large x on the logarithm, which is nearly a parabola.
-    x = np.where(size < 2, size * sqrt(pi) / 2, np.sqrt(np.log1p(size * (1 + np.sqrt(np.log1p(size))))))
-    for _ in range(8):
-        dawson, small = special.dawsn(x), size < 2
-        # erfi = 2/sqrt(pi) e^(x^2) D(x) with Dawson's D
-        plain = x - dawson + sqrt(pi) / 2 * size * np.exp(-(np.where(small, x, 0.0) ** 2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            log_step = (np.log(2 / sqrt(pi) * dawson) + x**2 - np.log(size)) * dawson
-        x = np.where(small, plain, x - log_step)
-    return torch.as_tensor(np.sign(values) * x, dtype=y.dtype, device=y.device)
+    """x with erfi(x) = y, to 1e-14 of itself, on the device of ``y``; NaN where that is infinite.
+
+    With t = log(1 + |y|) and s = t/sqrt(1 + t), x/s is a smooth function of s that stays of order one, for x is nearly
+    sqrt(pi)/2 y for small and sqrt(log y) for large y. It is read from a table of polynomials.
+    """
+    values, table = y.detach().double(), _table(y.device)
+    t = values.abs().log1p()
+    s = t / (1 + t).sqrt()
+    z = s * (PIECES / TOP)
+    piece = z.long().clamp(0, PIECES - 1)
+    z = z - piece - 0.5
+    *rest, ratio = table[piece].unbind(-1)
+    for c in reversed(rest):
+        ratio = torch.addcmul(c, ratio, z)
+    return torch.copysign(s * ratio, values).to(y.dtype)
+
+
+@cache
+def _table(device: torch.device) -> Tensor:
+    """x/s on PIECES equal intervals of s in [0, TOP], polynomials in z = -1/2 to 1/2: (PIECES, 8), lowest power first.
+
+    They go through the values at Chebyshev's points, which Newton's method finds with SciPy's functions.
+    """
+    z = np.cos(pi * (np.arange(8) + 0.5) / 8) / 2
+    s = (np.arange(PIECES)[:, None] + 0.5 + z) * (TOP / PIECES)
+    t = s * (s + np.sqrt(s**2 + 4)) / 2
+    small, y = t < 1, np.expm1(np.minimum(t, 1.0))
+    x = np.where(small, y * sqrt(pi) / 2, np.sqrt(t + np.log1p(np.sqrt(t))))
+    for _ in range(6):  # on log(erfi(x)/y), nearly a parabola for large x, with erfi = 2/sqrt(pi) e^(x^2) D(x)
+        dawson = special.dawsn(x)
+        near = np.log(special.erfi(np.minimum(x, 2.0)) / y)
+        far = np.log(2 / sqrt(pi) * dawson) + x**2 - t - np.log1p(-np.exp(-t))
+        x = x - dawson * np.where(small, near, far)
+    powers = np.vander(z, increasing=True)
+    return torch.as_tensor(np.linalg.solve(powers, (x / s).T).T.copy(), dtype=torch.float64, device=device)
 
 
 def _bell(z: Tensor) -> Tensor:

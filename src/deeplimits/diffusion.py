@@ -143,26 +143,28 @@ def collapse(
     Hayou, Lemma 3. Given Y, the next layer is all negative with probability prod Phi(-Y_i sqrt(nL)/||phi(Y)||),
     so a path contributes that number, weighted by its chance to have lived so far, and then goes on *given* that
     it lives. Nothing waits for the rare event to happen: the relative error stays moderate down to 1e-100.
+
+    A network that draws a dead layer stays where it is and draws anew while the others go on, so one may need more
+    than L draws for its L layers. Whether all have arrived is looked at from the L-th draw on only: a look halts a GPU.
     """
     networks, L, n = (
         positive_integer(name, value) for name, value in (("networks", networks), ("depth", depth), ("width", width))
     )
     Y = torch.empty(networks, 1, n, dtype=dtype, device=generator.device).normal_(generator=generator)
-    _redraw_dead(Y, lambda dead: torch.empty_like(Y[dead]).normal_(generator=generator))
-    died, alive = torch.zeros(networks, dtype=dtype, device=Y.device), torch.ones_like(Y[:, 0, 0])
-    for _ in range(L):
+    while len(dead := (Y.amax((1, 2)) <= 0).nonzero()[:, 0]):
+        Y[dead] = torch.empty_like(Y[dead]).normal_(generator=generator)
+    died, alive = torch.zeros_like(Y[:, 0, 0]), torch.ones_like(Y[:, 0, 0])
+    missing, draws = torch.full_like(died, L), 0  # layers that each network has before it
+    while draws < L or bool(missing.any()):
         f = relu.f(Y)
         dies = torch.special.log_ndtr(-Y * (n * L) ** 0.5 / f.norm(dim=-1, keepdim=True)).sum((1, 2)).exp()
-        died, alive = died + alive * dies, alive * (1 - dies)
-        old, Y = Y, Y + L**-0.5 * increment(f, generator)
-        _redraw_dead(Y, lambda dead, f=f, old=old: old[dead] + L**-0.5 * increment(f[dead], generator))
+        new = Y + L**-0.5 * increment(f, generator)
+        goes = ~(new.amax((1, 2)) <= 0) & (missing > 0)  # one that is NaN goes on as NaN
+        died = torch.where(goes, died + alive * dies, died)
+        alive = torch.where(goes, alive * (1 - dies), alive)
+        Y = torch.where(goes[:, None, None], new, Y)
+        missing, draws = missing - goes.to(dtype), draws + 1
     return died
-
-
-def _redraw_dead(Y: Tensor, draw) -> None:
-    """Replace, in place, networks without a positive coordinate by ``draw(index)`` until there is none."""
-    while len(dead := (Y.amax((1, 2)) <= 0).nonzero()[:, 0]):
-        Y[dead] = draw(dead)
 
 
 def _square_root(G: Tensor) -> Tensor:

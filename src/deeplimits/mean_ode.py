@@ -23,6 +23,7 @@ from deeplimits.activations import Activation, tanh
 from deeplimits.checks import finite, positive_integer
 from deeplimits.training import Networks, descent
 
+LOOK = 20  # steps after which is looked on a GPU whether the solution has diverged
 Law = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -153,7 +154,8 @@ def between_ends(path: Tensor) -> Tensor:
     by O(1/nodes) as a value at the midpoint; interpolated between the end and the next node it is off by O(nodes^-2).
     """
     path, t = path.clone(), 1 / (3 if len(path) > 3 else 2)
-    path[[1, -2]] = (1 - t) * path[[0, -1]] + t * path[[2, -3]]
+    first, last = ((1 - t) * path[i] + t * path[j] for i, j in ((0, 2), (-1, -3)))
+    path[1], path[-2] = first, last
     return path
 
 
@@ -198,9 +200,11 @@ def solve(
     merged = tolerance and [_merge(W) for W in (U, V)]
     h, b, outputs = [], [], []
     for step in descent(network(nodes, U, V), x, y, steps, **settings):
-        if step.diverged.amax() >= 0:
+        # a look halts a GPU, so not at every step there
+        if (x.device.type == "cpu" or step.k % LOOK == 0 or step.k == steps) and bool(step.diverged.amax() >= 0):
+            ended = int(step.diverged[step.diverged >= 0].amin())
             raise ValueError(
-                f"the Mean ODE diverged at step {step.k} of {steps}: the learning rates are too large for this data; "
+                f"the Mean ODE diverged at step {ended} of {steps}: the learning rates are too large for this data; "
                 "lower eta, eta_u or eta_v"
             )
         ends = (step.output - y) / y.numel()
