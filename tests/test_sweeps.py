@@ -180,7 +180,7 @@ def test_processes_change_no_bit(run):
     torch.set_default_dtype(run.dtype)
 
     def compute(n):
-        matrix = torch.randn(300, 300, generator=run.generator(n))
+        matrix = torch.randn(300, 300, generator=run.generator(n), device=run.device)
         return matrix @ matrix + torch.full((), 1 / 3)
 
     cells = [(n,) for n in range(4)]

@@ -1,20 +1,15 @@
 """Run unit tests on the GPU without rewriting them: ``pytest -p on_device tests``.
 
-The default device is CUDA, and new generators belong to it, from the collection of the tests on; the library was
-imported before. A test may compare its results with NumPy and with tensors on the CPU: what it does so itself is let
-pass, what the library does is not. A test that has to be on the CPU says why: ``@pytest.mark.cpu("reason")``.
+While a test runs the default device is CUDA, and new generators belong to it. The test may compare its results with
+NumPy and with tensors on the CPU: what it does so itself is let pass, what the library does is not.
 """
 
-import importlib
-import pkgutil
 import sys
 from functools import wraps
 from pathlib import Path
 
 import pytest
 import torch
-
-import deeplimits
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 Original = torch.Generator
@@ -48,30 +43,22 @@ def lenient(function):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "cpu(reason): has to be on the CPU; not run on a GPU")
     if not torch.cuda.is_available():
         pytest.exit("on_device needs a GPU, or the stand-in for one: make test-gpu", returncode=2)
-    for module in pkgutil.iter_modules(deeplimits.__path__):
-        importlib.import_module(f"deeplimits.{module.name}")
-    torch.Generator = Generator
-    torch.set_default_device("cuda")
+
+
+@pytest.fixture(autouse=True)
+def on_device(monkeypatch):
+    """House rule on the device too: no function reads or moves its global generator."""
+    monkeypatch.setattr(torch, "Generator", Generator)
     for place, names in (
         (torch, ("allclose", "equal")),
         (torch.testing, ("assert_close",)),
         (torch.Tensor, ("numpy", "__array__")),
     ):
         for name in names:
-            setattr(place, name, lenient(getattr(place, name)))
-
-
-def pytest_runtest_setup(item):
-    for mark in item.iter_markers("cpu"):
-        pytest.skip(f"on the CPU only: {mark.args[0]}")
-
-
-@pytest.fixture(autouse=True)
-def randomness_of_the_device_is_left_alone():
-    """House rule: no function reads or moves the global generators."""
+            monkeypatch.setattr(place, name, lenient(getattr(place, name)))
     before = torch.cuda.get_rng_state()
-    yield
+    with torch.device("cuda"):
+        yield
     assert torch.equal(before, torch.cuda.get_rng_state()), "CUDA's global generator was used"
