@@ -21,9 +21,6 @@ LEAVES = {"cpu", "data_ptr", "dim", "item", "numel", "numpy", "size", "tolist"}
 # Calls that are right as they are: the text in a module, and the reason.
 ON_CPU = "runs where all is on the CPU"
 EXCEPTIONS = {
-    "laws": {
-        "function(torch.from_numpy(np.asarray(values))).numpy()": "a function stays on the device of its argument"
-    },
     "training": {
         "torch.zeros(1, device='cpu')": "only whether rho(0) = 0, in any precision",
         "tensor.numpy()": ON_CPU,
