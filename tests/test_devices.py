@@ -38,18 +38,17 @@ def dotted(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def integers(nodes: list[ast.expr]) -> bool:
+def integers(node: ast.AST) -> bool:
     """Whether the values of a new tensor are written as whole numbers, which give no floating dtype."""
-    found = [n.value for node in nodes for n in ast.walk(node) if isinstance(n, ast.Constant)]
-    return bool(found) and all(isinstance(value, int) for value in found) and not any(map(_computed, nodes))
-
-
-def _computed(node: ast.AST) -> bool:
-    return any(isinstance(n, ast.Name | ast.Call | ast.Attribute) for n in ast.walk(node))
+    if isinstance(node, ast.List | ast.Tuple):
+        return all(map(integers, node.elts))
+    if isinstance(node, ast.UnaryOp):
+        return integers(node.operand)
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
 class Linter(ast.NodeVisitor):
-    """Collects (line, text, fault). ``on_cpu`` has names of tensors on the CPU, ``anywhere`` of those that may be elsewhere."""
+    """Collects (line, text, fault). ``on_cpu`` has names of tensors on the CPU, ``anywhere`` of those on any device."""
 
     def __init__(self):
         self.found, self.on_cpu, self.anywhere = [], set(), set()
@@ -81,9 +80,8 @@ class Linter(ast.NodeVisitor):
             return self.is_on_cpu(node.value)
         if not isinstance(node, ast.Call):
             return False
-        if any(
-            isinstance(a, ast.Constant) and a.value == "cpu" for a in [*node.args, *(k.value for k in node.keywords)]
-        ):
+        given = [*node.args, *(k.value for k in node.keywords)]
+        if any(isinstance(value, ast.Constant) and value.value == "cpu" for value in given):
             return True
         if isinstance(node.func, ast.Attribute) and dotted(node.func.value) != "torch":
             return node.func.attr == "cpu" or self.is_on_cpu(node.func.value)
@@ -108,7 +106,7 @@ class Linter(ast.NodeVisitor):
         module, _, last = dotted(node.func).rpartition(".")
         if module == "torch" and last in FLOATING | OTHER:
             given = {k.arg for k in node.keywords} | ({"device"} if last == "Generator" and node.args else set())
-            whole = last in OTHER or (last in ("full", "tensor", "as_tensor") and integers(node.args[-1:]))
+            whole = last in OTHER or (last in ("full", "tensor", "as_tensor") and integers(node.args[-1]))
             missing = [k for k in ("device", "dtype")[: 1 if whole else 2] if not given & {k, None}]  # None: **options
             if missing:
                 self.fault(node, f"names no {' and no '.join(missing)}")

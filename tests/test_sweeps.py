@@ -181,7 +181,7 @@ def test_processes_change_no_bit(run):
 
     def compute(n):
         matrix = torch.randn(300, 300, generator=run.generator(n), device=run.device)
-        return matrix @ matrix + torch.full((), 1 / 3)
+        return matrix @ matrix + torch.full((), 1 / 3, device=run.device)
 
     cells = [(n,) for n in range(4)]
     alone = sweeps.grid(run, "products", cells, compute, workers=1)

@@ -6,6 +6,7 @@ import torch pays nothing.
 
 import os
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -25,8 +26,8 @@ class BeforeTorch:
     def exec_module(self, module: object) -> None:
         sys.meta_path.remove(self)
         del sys.modules["torch"]  # an empty module until here; the import system takes what is there in the end
-        import fakecuda  # noqa: F401
-        import torch  # noqa: F401  (where fakecuda itself was imported first and waits for torch)
+        import_module("fakecuda")
+        import_module("torch")  # here only if it was fakecuda that asked for torch
 
 
 if os.environ.get("FAKECUDA") == "1":
