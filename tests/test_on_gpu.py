@@ -1,7 +1,6 @@
 """``make test-gpu`` where it cannot run, where there is a GPU, and where the stand-in takes its place."""
 
 import re
-from types import SimpleNamespace
 
 import pytest
 
