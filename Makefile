@@ -32,12 +32,16 @@ define jupyter-book
 endef
 RUN_CHAPTERS = $(PYTEST) -n auto --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
 
-.PHONY: help book test bench pdf clean
+# Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time.
+GPU_SAMPLE := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)
+
+.PHONY: help book test test-gpu bench pdf clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book     run every chapter and build the book in _build/html"
 	@echo "make test     check everything: code, chapters, pages (at PRESET=smoke)"
+	@echo "make test-gpu unit tests and all chapters on the GPU, or on a stand-in for one (at PRESET=smoke)"
 	@echo "make bench    time the fast methods against plain loops"
 	@echo "make pdf      print the book to _build/book.pdf (needs Chromium)"
 	@echo "make clean    remove _build; remove .venv by hand"
@@ -81,6 +85,11 @@ test: $(READY)
 	$(RUN_CHAPTERS)
 	$(call jupyter-book,html,_build/test)
 	DEEPLIMITS_SITE=_build/test/_build/html $(PYTEST) -n auto --dist worksteal -rs --tb=short tests/book
+	$(BIN)/python tools/on_gpu.py $(GPU_SAMPLE)
+
+test-gpu: PRESET = smoke
+test-gpu: $(READY)
+	$(BIN)/python tools/on_gpu.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
@@ -93,4 +102,4 @@ pdf: $(READY)
 	@echo "The book is printed: _build/book.pdf"
 
 clean:
-	rm -rf _build
+	rm -rf _build tools/fakecuda/build

@@ -3,6 +3,7 @@
 ``pytest chapters`` runs every chapter that is not in the book's cache, in the chapter's own folder. A
 chapter whose cells all passed goes into the cache, from which the book is built; a failed one never
 does, so it fails again the next time. A chapter that is in the cache is checked without running it.
+With ``--verdicts`` a chapter has one more test, which fails if one of its claims does.
 """
 
 import os
@@ -20,10 +21,14 @@ from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 import book_cache
-from deeplimits import cluster, runtime, sweeps
+from deeplimits import claims, cluster, runtime, sweeps
 
 CHAPTERS = book_cache.ROOT / "chapters"
 collect_ignore_glob = ["chapters/**/*.ipynb", "chapters/*.ipynb"]  # a reader's own copies
+
+
+def pytest_addoption(parser):
+    parser.addoption("--verdicts", action="store_true", help="a claim whose verdict is 'fails' fails its chapter")
 
 
 def pytest_configure(config):
@@ -94,6 +99,8 @@ class Chapter(IPyNbFile):
                     )
                 cell.__class__, cell.output_timeout = Cell, 60
                 yield cell
+        if self.config.getoption("verdicts"):
+            yield Verdicts.from_parent(self, name="verdicts")
 
     def setup(self):
         self.start, self.passed, self.reached = time.perf_counter(), [], 0
@@ -138,6 +145,26 @@ class Cell(IPyNbCell):
 
     def repr_failure(self, excinfo):
         return str(excinfo.value) if isinstance(excinfo.value, KernelDied) else super().repr_failure(excinfo)
+
+
+class Verdicts(pytest.Item):
+    """The claims that the chapter's cells have recorded."""
+
+    def runtest(self):
+        outputs = self.parent.outputs or self.parent.passed
+        if len(outputs) != len(_code(self.parent.nb)):
+            pytest.fail("the chapter did not reach its end", pytrace=False)
+        records = [r for cell in outputs for output in cell for r in output.get("data", {}).get(claims.MIME, [])]
+        failing = [
+            f"{r['id']} {r['part']}: predicted {r['prediction']}, measured {r['measured']} in {r['interval']}"
+            for r in records
+            if r["verdict"] != "holds"
+        ]
+        if failing:
+            pytest.fail("\n".join(failing), pytrace=False)
+
+    def reportinfo(self):
+        return self.path, None, f"{self.path.name}: verdicts"
 
 
 def _code(notebook):

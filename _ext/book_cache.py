@@ -18,6 +18,7 @@ from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
 from nbformat import NotebookNode
 from sqlalchemy.exc import SQLAlchemyError
+from torch.cuda import get_device_name
 
 from deeplimits import runtime
 
@@ -30,6 +31,8 @@ def folder() -> Path:
     """The cache for the present library, runtime, packages and Python."""
     run = runtime.current()
     parts = [run.preset, run.seed, str(run.device), platform.python_version()]
+    if run.device.type == "cuda":  # which GPU, or which state of the stand-in, and what runs on it
+        parts += [get_device_name(run.device), os.environ.get("DEEPLIMITS_FILL") or ""]
     parts += sorted({f"{d.name}=={d.version}" for d in distributions()})
     digest = sha256(repr(parts).encode())
     for path in sorted(p for p in LIBRARY.rglob("*") if p.suffix in (".py", ".toml")):

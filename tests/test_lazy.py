@@ -74,7 +74,7 @@ def test_first_step_against_scipy(examples):
     found = lazy.solve(x, y, 1, nodes=64)
 
     def field(s, h):
-        return (-K(torch.from_numpy(h.reshape(N, D)), x) @ b).numpy().ravel()
+        return (-K(torch.as_tensor(h.reshape(N, D)), x) @ b).numpy().ravel()
 
     truth = integrate.solve_ivp(field, (0, 1), x.numpy().ravel(), rtol=1e-7, atol=1e-9).y[:, -1].reshape(N, D)
     np.testing.assert_allclose(found.output[1], truth, rtol=0, atol=2e-4)
@@ -91,7 +91,7 @@ def test_every_node_is_of_second_order_against_scipy(examples):
         return -K(h, x) @ e
 
     def shaped(h):
-        return torch.from_numpy(h.reshape(N, D).copy())
+        return torch.as_tensor(h.reshape(N, D).copy())
 
     settings = {"dense_output": True, "rtol": 1e-8, "atol": 1e-10}
     up = integrate.solve_ivp(lambda s, h: field(shaped(h)).numpy().ravel(), (0, 1), x.numpy().ravel(), **settings).sol
@@ -118,7 +118,7 @@ def test_gradient_is_that_of_the_flow(examples):
 
     def loss(start):
         path = integrate.solve_ivp(
-            lambda s, h: (-K(torch.from_numpy(h.reshape(N, D)), x) @ b).numpy().ravel(),
+            lambda s, h: (-K(torch.as_tensor(h.reshape(N, D)), x) @ b).numpy().ravel(),
             (0, 1), start.ravel(), rtol=1e-8, atol=1e-10,
         )  # fmt: skip
         return ((path.y[:, -1].reshape(N, D) - y.numpy()) ** 2).mean() / 2

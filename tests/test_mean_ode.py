@@ -57,7 +57,7 @@ def collocation(U, V, x, y, steps, nodes):
             pull = g @ U.swapaxes(1, 2) / (P * D)
             b = end + np.einsum("qr,rid->qid", w - A, pull)
         U, V = U - h.swapaxes(1, 2) @ g, V - D * b.swapaxes(1, 2) @ a
-    return torch.from_numpy(np.stack(found))
+    return torch.as_tensor(np.stack(found))
 
 
 def test_depth_is_of_second_order_against_collocation(generator, examples):

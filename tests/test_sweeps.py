@@ -181,8 +181,8 @@ def test_processes_change_no_bit(run):
     torch.set_default_dtype(run.dtype)
 
     def compute(n):
-        matrix = torch.randn(300, 300, generator=run.generator(n))
-        return matrix @ matrix + torch.full((), 1 / 3)
+        matrix = torch.randn(300, 300, generator=run.generator(n), device=run.device)
+        return matrix @ matrix + torch.full((), 1 / 3, device=run.device)
 
     cells = [(n,) for n in range(4)]
     alone = sweeps.grid(run, "products", cells, compute, workers=1)

@@ -1,0 +1,39 @@
+"""``make test-gpu`` where it cannot run, where there is a GPU, and where the stand-in takes its place."""
+
+import re
+
+import pytest
+
+import on_gpu
+from book_cache import ROOT
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of pytest, which all fail; a list of (arguments, environment)."""
+    found = []
+    monkeypatch.setattr(on_gpu, "run", lambda title, arguments, environment: found.append((arguments, environment)))
+    monkeypatch.setattr(on_gpu, "has_gpu", lambda: False)
+    monkeypatch.setattr(on_gpu, "stand_in", lambda: "")
+    return found
+
+
+def test_without_a_compiler_it_says_so_and_passes(calls, monkeypatch, capsys):
+    monkeypatch.setattr(on_gpu, "stand_in", lambda: "fakecuda needs a C++ compiler")
+    assert on_gpu.main(["chapters"]) == 0 and calls == []
+    assert re.search(r"SKIPPED.*there is none.*C\+\+ compiler", capsys.readouterr().out)
+
+
+def test_the_stand_in_shares_the_cores_and_a_gpu_is_not_shared(calls, monkeypatch):
+    assert on_gpu.main(["chapters"]) == 1
+    assert {environment["FAKECUDA"] for _, environment in calls} == {"1"} and sum("auto" in a for a, _ in calls) == 2
+    calls.clear()
+    monkeypatch.setattr(on_gpu, "has_gpu", lambda: True)
+    assert on_gpu.main(["chapters"]) == 1
+    assert {environment["FAKECUDA"] for _, environment in calls} == {""} and not any("auto" in a for a, _ in calls)
+
+
+def test_the_stand_in_is_for_the_pytorch_of_this_book():
+    wanted = re.search(r"^torch==(\S+)$", (ROOT / "requirements.txt").read_text("utf8"), re.MULTILINE)[1]
+    source = (on_gpu.FAKECUDA / "fakecuda" / "library.py").read_text("utf8")
+    assert f'PYTORCH = "{wanted}"' in source
