@@ -109,7 +109,7 @@ def exponent(
         models = [build(depth) for _ in range(repetitions)]
         updates = torch.stack([watch(m, batch, find(m, batch, blocks)).updates() for m in models])
         runs.append(1 / updates.square().mean(1).sqrt())
-    return power_law(depths, runs, generator or torch.Generator())
+    return power_law(depths, runs, generator or torch.Generator("cpu"))
 
 
 def _regularity(stack: list[nn.Module], generator: torch.Generator) -> tuple[dict, Estimate, dict]:
