@@ -3,6 +3,8 @@ PRESET ?= standard
 SEED   ?= 0
 DEVICE ?=
 PYTHON ?= python3
+# Chapters side by side: one a core, but one at a time where they share a GPU.
+JOBS   ?= $(if $(filter cpu,$(DEVICE)),auto,$(if $(filter cuda%,$(DEVICE))$(shell command -v nvidia-smi),1,auto))
 
 export DEEPLIMITS_PRESET = $(PRESET)
 export DEEPLIMITS_SEED = $(SEED)
@@ -24,7 +26,7 @@ define jupyter-book
 @rm -rf $(2)
 @$(BIN)/jupyter-book build . --all -W --keep-going -q --builder $(1) --path-output $(2) >/dev/null
 endef
-RUN_CHAPTERS = $(PYTEST) -n auto --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
+RUN_CHAPTERS = $(PYTEST) -n $(JOBS) --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
 
 .PHONY: help book test bench pdf clean
 .DEFAULT_GOAL := help
