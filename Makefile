@@ -3,6 +3,8 @@ PRESET ?= standard
 SEED   ?= 0
 DEVICE ?=
 PYTHON ?= python3
+# Chapters side by side: one a core, but one at a time where they share a GPU.
+JOBS   ?= $(if $(filter cpu,$(DEVICE)),auto,$(if $(filter cuda%,$(DEVICE))$(shell command -v nvidia-smi),1,auto))
 
 ifeq ($(SEED),new)
 override SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -30,7 +32,7 @@ define jupyter-book
 @rm -rf $(2)
 @$(BIN)/jupyter-book build . --all -W --keep-going -q --builder $(1) --path-output $(2) >/dev/null
 endef
-RUN_CHAPTERS = $(PYTEST) -n auto --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
+RUN_CHAPTERS = $(PYTEST) -n $(JOBS) --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
 
 # Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time.
 GPU_SAMPLE := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)

@@ -370,3 +370,16 @@ class Bare(nn.Module):
 
     def forward(self, h):
         return h + torch.tanh(h) / 2
+
+
+def test_a_block_costs_a_diagnosis_few_waits(counting):
+    waits = []
+    for depth in (6, 12):
+        net = network(torch.Generator().manual_seed(1), depth).to("cuda")
+        batch = torch.empty(8, D, dtype=torch.float64, device="cuda").normal_(
+            generator=torch.Generator("cuda").manual_seed(1)
+        )
+        with counting() as count:
+            diagnose(net, batch, steps=1)
+        waits.append(count.waits)
+    assert waits[1] - waits[0] <= 6 * 6

@@ -1,0 +1,24 @@
+"""The run on a GPU that is prepared: it says so without one, and goes through on the stand-in."""
+
+import json
+
+import torch
+
+from benchmarks import gpu
+
+
+def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main() == 2 and "needs a GPU that PyTorch can use, found none" in capsys.readouterr().out
+
+
+def test_on_the_stand_in_it_counts_and_goes_on_where_it_stopped(counting, monkeypatch, tmp_path, capsys):
+    (tmp_path / "chapters").mkdir()
+    monkeypatch.setattr(gpu, "ROOT", tmp_path)
+    monkeypatch.setattr(gpu, "chapter", lambda *what: {"result": "passed"})
+    assert gpu.main() == 0
+    found = json.loads((tmp_path / "_build" / "gpu-counted.json").read_text())
+    assert all(found[name]["kernels"] > 0 for name in gpu.WORK) and "seconds" not in json.dumps(found)
+    assert "nothing is measured here" in capsys.readouterr().out
+    monkeypatch.setattr(gpu, "measured", lambda *what: {}["run again"])
+    assert gpu.main() == 0
