@@ -1,8 +1,8 @@
-"""A step of gradient descent of two-layer networks as compiled loops, one network after the other; needs Numba.
+"""A step of gradient descent of two-layer networks as compiled loops, layer by layer and network by network.
 
-What ``training`` says with batched products of ten rows is here one pass over a network: a layer's weights are read,
-used and updated while they are in the cache, and only one network's activations are in memory at a time. A call costs
-nothing, so narrow networks gain most; and loops without Python let threads share the networks of an ensemble.
+What ``training`` says in batched products of ten rows is here one pass over the weights in the order in which they lie
+in memory: each is read, used and updated while it is in the cache. A call costs nothing, so narrow networks gain most;
+and loops without Python let threads share the networks of an ensemble. The loops are compiled by Numba at first use.
 Without Numba ``step`` is None and ``training`` uses PyTorch's operations, with the same results up to rounding.
 """
 
@@ -132,82 +132,66 @@ def _pull(g, a, kind, constant, w):  # pragma: no cover - compiled
 
 
 @_compile
-def _forward(U, V, i, units, mean, ahead, kind, constant, h, a, S, x, block):  # pragma: no cover - compiled
-    """States h^1 to h^L of network i from h^0, and all its activations ``a`` (L, N, M)."""
-    (L, N, _), D = a.shape, x.shape[1]
+def _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, x, block):  # pragma: no cover - compiled
+    """States h^1 to h^L of the networks from h^0, and their activations ``a`` (L, networks, N, M)."""
+    (L, _, N, _), D = a.shape, x.shape[1]
     block[:] = 0
     for l in range(L):  # noqa: E741 - the paper's letter
-        w = units[l, i]
-        for j in range(N):
-            for d in range(D):
-                total = h[l, i, j, d]
-                h[l + 1, i, j, d] = total  # for now: the sum of the blocks so far
-                h[l, i, j, d] = total + ahead * block[j, d]
-                x[j, d] = h[l, i, j, d] / D
-            for m in range(w):
-                a[l, j, m] = 0
-        _products(x, U[l, i], a[l], w, 1.0)
-        _write(a[l], kind, constant, w)
-        _sums(a[l], V[l, i], S, w)
-        for j in range(N):
-            for d in range(D):
-                block[j, d] = mean * S[j, d]
-                h[l + 1, i, j, d] += block[j, d]
+        for i in range(lo, hi):  # neighbours in memory
+            A, before, w = a[l, i - lo], block[i - lo], units[l, i]
+            for j in range(N):
+                for d in range(D):
+                    total = h[l, i, j, d]
+                    h[l + 1, i, j, d] = total
+                    h[l, i, j, d] = total + ahead * before[j, d]
+                    x[j, d] = h[l, i, j, d] / D
+                for m in range(w):
+                    A[j, m] = 0
+            _products(x, U[l, i], A, w, 1.0)
+            _write(A, kind, constant, w)
+            _sums(A, V[l, i], S, w)
+            for j in range(N):
+                for d in range(D):
+                    before[j, d] = mean[i] * S[j, d]
+                    h[l + 1, i, j, d] += before[j, d]
 
 
 @_compile
 def _backward(
-    U, V, i, units, mean, ahead, kind, constant, u_rate, v_rate, h, b, a, S, block, g, hT, bT
+    lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g, hT, bT
 ):  # pragma: no cover - compiled
-    """Gradients b^(L-1) to b^0 of network i from b^L; a layer gets its new weights once the old ones have been used."""
-    (L, N, _), D = a.shape, hT.shape[0]
+    """Gradients b^(L-1) to b^0 from b^L; a layer gets its new weights as soon as the old ones have been used."""
+    (L, _, N, _), D = a.shape, hT.shape[0]
     block[:] = 0
     for l in range(L - 1, -1, -1):  # noqa: E741
-        w = units[l, i]
-        for j in range(N):
-            for d in range(D):
-                total = b[l + 1, i, j, d]
-                b[l, i, j, d] = total
-                b[l + 1, i, j, d] = total + ahead * block[j, d]
-                hT[d, j] = u_rate * h[l, i, j, d]
-                bT[d, j] = v_rate * b[l + 1, i, j, d]
-            for m in range(w):
-                g[j, m] = 0
-        _products(b[l + 1, i], V[l, i], g, w, 1.0)
-        _pull(g, a[l], kind, constant, w)
-        _sums(g, U[l, i], S, w)
-        for j in range(N):
-            for d in range(D):
-                block[j, d] = mean / D * S[j, d]
-                b[l, i, j, d] += block[j, d]
-        if u_rate or v_rate:
-            _products(hT, g, U[l, i], w, -1.0)
-            _products(bT, a[l], V[l, i], w, -1.0)
+        for i in range(lo, hi):
+            A, before, w = a[l, i - lo], block[i - lo], units[l, i]
+            for j in range(N):
+                for d in range(D):
+                    total = b[l + 1, i, j, d]
+                    b[l, i, j, d] = total
+                    b[l + 1, i, j, d] = total + ahead * before[j, d]
+                    hT[d, j] = u_rate[i] * h[l, i, j, d]
+                    bT[d, j] = v_rate[i] * b[l + 1, i, j, d]
+                for m in range(w):
+                    g[j, m] = 0
+            _products(b[l + 1, i], V[l, i], g, w, 1.0)
+            _pull(g, A, kind, constant, w)
+            _sums(g, U[l, i], S, w)
+            for j in range(N):
+                for d in range(D):
+                    before[j, d] = mean[i] / D * S[j, d]
+                    b[l, i, j, d] += before[j, d]
+            if u_rate[i] or v_rate[i]:
+                _products(hT, g, U[l, i], w, -1.0)
+                _products(bT, A, V[l, i], w, -1.0)
 
 
 @_compile
-def _end(i, U, V, h, b):  # pragma: no cover - compiled
-    """Network i is NaN from now on."""
-    for l in range(len(U)):  # noqa: E741
-        U[l, i], V[l, i] = np.nan, np.nan
-    for l in range(len(h)):  # noqa: E741
-        h[l, i], b[l, i] = np.nan, np.nan
-
-
-@_compile
-def _step(
-    networks, U, V, units, x, y, rates, ahead, kind, constant, k, ceiling, h, b, loss, first, diverged, a
-):  # pragma: no cover - compiled
-    """Step k of the networks with these numbers; ``rates`` holds alpha/(LM) and the rates of u and v of each."""
-    (N, D), L = y.shape, len(a)
-    S, state, block, g = np.empty_like(y), np.empty_like(y), np.empty_like(y), np.empty_like(a[0])
-    hT, bT = np.empty((D, N), y.dtype), np.empty((D, N), y.dtype)
-    for i in networks:
-        mean, u_rate, v_rate = rates[0, i], rates[1, i], rates[2, i]
-        for j in range(N):
-            for d in range(D):
-                h[0, i, j, d] = x[j, d]
-        _forward(U, V, i, units, mean, ahead, kind, constant, h, a, S, state, block)
+def _look(lo, hi, x, y, k, ceiling, U, V, h, b, loss, first, diverged):  # pragma: no cover - compiled
+    """Losses of step k and b^L; a network whose loss is not finite, or above its ceiling, is NaN from now on."""
+    (N, D), L = y.shape, len(U)
+    for i in range(lo, hi):
         square = 0.0
         for j in range(N):
             for d in range(D):
@@ -220,9 +204,28 @@ def _step(
         if not loss[i] <= ceiling * first[i]:
             diverged[i] = k if diverged[i] < 0 else diverged[i]
             loss[i] = np.nan
-            _end(i, U, V, h, b)
-        else:
-            _backward(U, V, i, units, mean, ahead, kind, constant, u_rate, v_rate, h, b, a, S, block, g, hT, bT)
+            for l in range(L):  # noqa: E741
+                U[l, i], V[l, i] = np.nan, np.nan
+            for l in range(L + 1):  # noqa: E741
+                h[l, i], b[l, i] = np.nan, np.nan
+
+
+@_compile
+def _step(
+    lo, hi, U, V, units, x, y, rates, ahead, kind, constant, k, ceiling, h, b, loss, first, diverged, a
+):  # pragma: no cover - compiled
+    """Step k of the networks from ``lo`` to ``hi``; ``rates`` holds alpha/(LM) and the rates of u and of v."""
+    N, D = y.shape
+    mean, u_rate, v_rate = rates
+    S, state, block, g = np.empty_like(y), np.empty_like(y), np.empty((hi - lo, N, D), y.dtype), np.empty_like(a[0, 0])
+    hT, bT = np.empty((D, N), y.dtype), np.empty((D, N), y.dtype)
+    for i in range(lo, hi):
+        for j in range(N):
+            for d in range(D):
+                h[0, i, j, d] = x[j, d]
+    _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, state, block)
+    _look(lo, hi, x, y, k, ceiling, U, V, h, b, loss, first, diverged)
+    _backward(lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g, hT, bT)
 
 
 step = _step if njit else None

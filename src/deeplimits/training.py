@@ -15,6 +15,7 @@ the shape (depth, networks, D, M): the long axis last is what makes products wit
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -199,22 +200,25 @@ def descent(
 def _loops(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> Callable[[int, bool], None]:
     """A function that does step k, with or without the update, in the compiled loops of ``fused``."""
     (L, n, _, M), (kind, constant) = U.shape, phi.fused
-    threads = min(n, torch.get_num_threads()) if U.numel() > THREADED else 1
     arrays = [tensor.numpy() for tensor in (U, V, x, y)]
     # A unit with u = v = 0 stays as it is if rho(0) = 0: the zeros at the end of a layer are not visited.
     alive = (U.any(2) | V.any(2) | (constant != 0)).numpy()
-    arrays.insert(2, np.where(alive.any(-1), M - alive[..., ::-1].argmax(-1), 0))
+    units = np.where(alive.any(-1), M - alive[..., ::-1].argmax(-1), 0)
+    arrays.insert(2, units)
     states = [tensor.numpy() for tensor in (h, b, loss, first, diverged)]
-    parts = [(np.arange(n)[t::threads], np.empty((L, len(x), M), arrays[0].dtype)) for t in range(threads)]
+    threads = min(n, torch.get_num_threads()) if U.numel() > THREADED else 1
+    ends = np.searchsorted(units.sum(0).cumsum(), np.arange(1, threads) * units.sum() / threads) + 1
+    edges = sorted({0, *ends.tolist(), n})
+    parts = [(lo, hi, np.empty((L, hi - lo, len(x), M), arrays[0].dtype)) for lo, hi in pairwise(edges)]
     still = rates * torch.tensor([[1.0], [0.0], [0.0]], dtype=rates.dtype, device=rates.device)
-    share = ThreadPoolExecutor(threads).map if threads > 1 else map
+    share = ThreadPoolExecutor(len(parts)).map if len(parts) > 1 else map
 
     def advance(k: int, update: bool) -> None:
         speeds = (rates if update else still).numpy()
 
-        def some(part: tuple[np.ndarray, np.ndarray]) -> None:
-            numbers, a = part
-            fused.step(numbers, *arrays, speeds, ahead, fused.KINDS[kind], constant, k, CEILING, *states, a)
+        def some(part: tuple[int, int, np.ndarray]) -> None:
+            lo, hi, a = part
+            fused.step(lo, hi, *arrays, speeds, ahead, fused.KINDS[kind], constant, k, CEILING, *states, a)
 
         list(share(some, parts))
 
