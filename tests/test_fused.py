@@ -14,8 +14,8 @@ def test_products_and_sums_against_numpy(p, k, w):
     rng = np.random.default_rng(p * 100 + k * 10 + w)
     A, B, C, E = rng.normal(size=(p, k)), rng.normal(size=(k, 41)), rng.normal(size=(p, 41)), rng.normal(size=(p, 41))
     expected, S = C.copy(), np.full((p, k), np.nan)
-    expected[:, :w] -= A @ B[:, :w]
-    fused._products(A, B, C, w, -1.0)
+    expected[:, :w] -= 2 * A @ B[:, :w]
+    fused._products(-2.0, A, B, C, w)
     np.testing.assert_allclose(C, expected, rtol=0, atol=1e-13)
     fused._sums(E, B, S, w)
     np.testing.assert_allclose(S, E[:, :w] @ B[:, :w].T, rtol=0, atol=1e-13)

@@ -29,27 +29,31 @@ def _compile(function):
 
 
 @_compile
-def _products(A, B, C, w, sign):  # pragma: no cover - compiled
-    """C += sign A B in the first w columns, for A (p, k) and B (k, M): two rows and five terms at a time."""
+def _products(factor, A, B, C, w):  # pragma: no cover - compiled
+    """C += factor A B in the first w columns, for A (p, k) and B (k, M): two rows and five terms at a time."""
     p, k = A.shape
     for j in range(0, p - 1, 2):
         d = 0
         while d + 5 <= k:
-            a0, a1, a2, a3, a4 = A[j, d], A[j, d + 1], A[j, d + 2], A[j, d + 3], A[j, d + 4]
-            c0, c1, c2, c3, c4 = A[j + 1, d], A[j + 1, d + 1], A[j + 1, d + 2], A[j + 1, d + 3], A[j + 1, d + 4]
+            a0, a1, a2 = factor * A[j, d], factor * A[j, d + 1], factor * A[j, d + 2]
+            a3, a4 = factor * A[j, d + 3], factor * A[j, d + 4]
+            c0, c1, c2 = factor * A[j + 1, d], factor * A[j + 1, d + 1], factor * A[j + 1, d + 2]
+            c3, c4 = factor * A[j + 1, d + 3], factor * A[j + 1, d + 4]
             for m in range(w):
                 b0, b1, b2, b3, b4 = B[d, m], B[d + 1, m], B[d + 2, m], B[d + 3, m], B[d + 4, m]
-                C[j, m] += sign * (a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3 + a4 * b4)
-                C[j + 1, m] += sign * (c0 * b0 + c1 * b1 + c2 * b2 + c3 * b3 + c4 * b4)
+                C[j, m] += a0 * b0 + a1 * b1 + a2 * b2 + a3 * b3 + a4 * b4
+                C[j + 1, m] += c0 * b0 + c1 * b1 + c2 * b2 + c3 * b3 + c4 * b4
             d += 5
         for e in range(d, k):
+            a0, c0 = factor * A[j, e], factor * A[j + 1, e]
             for m in range(w):
-                C[j, m] += sign * A[j, e] * B[e, m]
-                C[j + 1, m] += sign * A[j + 1, e] * B[e, m]
+                C[j, m] += a0 * B[e, m]
+                C[j + 1, m] += c0 * B[e, m]
     if p % 2:
         for d in range(k):
+            a0 = factor * A[p - 1, d]
             for m in range(w):
-                C[p - 1, m] += sign * A[p - 1, d] * B[d, m]
+                C[p - 1, m] += a0 * B[d, m]
 
 
 @_compile
@@ -132,9 +136,9 @@ def _pull(g, a, kind, constant, w):  # pragma: no cover - compiled
 
 
 @_compile
-def _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, x, block):  # pragma: no cover - compiled
+def _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, block):  # pragma: no cover - compiled
     """States h^1 to h^L of the networks from h^0, and their activations ``a`` (L, networks, N, M)."""
-    (L, _, N, _), D = a.shape, x.shape[1]
+    (L, _, N, _), D = a.shape, S.shape[1]
     block[:] = 0
     for l in range(L):  # noqa: E741 - the paper's letter
         for i in range(lo, hi):  # neighbours in memory
@@ -144,10 +148,9 @@ def _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, x, block
                     total = h[l, i, j, d]
                     h[l + 1, i, j, d] = total
                     h[l, i, j, d] = total + ahead * before[j, d]
-                    x[j, d] = h[l, i, j, d] / D
                 for m in range(w):
                     A[j, m] = 0
-            _products(x, U[l, i], A, w, 1.0)
+            _products(1 / D, h[l, i], U[l, i], A, w)
             _write(A, kind, constant, w)
             _sums(A, V[l, i], S, w)
             for j in range(N):
@@ -158,10 +161,10 @@ def _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, x, block
 
 @_compile
 def _backward(
-    lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g, hT, bT
+    lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g
 ):  # pragma: no cover - compiled
     """Gradients b^(L-1) to b^0 from b^L; a layer gets its new weights as soon as the old ones have been used."""
-    (L, _, N, _), D = a.shape, hT.shape[0]
+    (L, _, N, _), D = a.shape, S.shape[1]
     block[:] = 0
     for l in range(L - 1, -1, -1):  # noqa: E741
         for i in range(lo, hi):
@@ -171,11 +174,9 @@ def _backward(
                     total = b[l + 1, i, j, d]
                     b[l, i, j, d] = total
                     b[l + 1, i, j, d] = total + ahead * before[j, d]
-                    hT[d, j] = u_rate[i] * h[l, i, j, d]
-                    bT[d, j] = v_rate[i] * b[l + 1, i, j, d]
                 for m in range(w):
                     g[j, m] = 0
-            _products(b[l + 1, i], V[l, i], g, w, 1.0)
+            _products(1.0, b[l + 1, i], V[l, i], g, w)
             _pull(g, A, kind, constant, w)
             _sums(g, U[l, i], S, w)
             for j in range(N):
@@ -183,8 +184,8 @@ def _backward(
                     before[j, d] = mean[i] / D * S[j, d]
                     b[l, i, j, d] += before[j, d]
             if u_rate[i] or v_rate[i]:
-                _products(hT, g, U[l, i], w, -1.0)
-                _products(bT, A, V[l, i], w, -1.0)
+                _products(-u_rate[i], h[l, i].T, g, U[l, i], w)
+                _products(-v_rate[i], b[l + 1, i].T, A, V[l, i], w)
 
 
 @_compile
@@ -217,15 +218,14 @@ def _step(
     """Step k of the networks from ``lo`` to ``hi``; ``rates`` holds alpha/(LM) and the rates of u and of v."""
     N, D = y.shape
     mean, u_rate, v_rate = rates
-    S, state, block, g = np.empty_like(y), np.empty_like(y), np.empty((hi - lo, N, D), y.dtype), np.empty_like(a[0, 0])
-    hT, bT = np.empty((D, N), y.dtype), np.empty((D, N), y.dtype)
+    S, block, g = np.empty_like(y), np.empty((hi - lo, N, D), y.dtype), np.empty_like(a[0, 0])
     for i in range(lo, hi):
         for j in range(N):
             for d in range(D):
                 h[0, i, j, d] = x[j, d]
-    _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, state, block)
+    _forward(lo, hi, U, V, units, mean, ahead, kind, constant, h, a, S, block)
     _look(lo, hi, x, y, k, ceiling, U, V, h, b, loss, first, diverged)
-    _backward(lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g, hT, bT)
+    _backward(lo, hi, U, V, units, mean, u_rate, v_rate, ahead, kind, constant, h, b, a, S, block, g)
 
 
 step = _step if njit else None
