@@ -25,7 +25,6 @@ EXCEPTIONS = {
         "torch.zeros(1, device='cpu')": "only whether rho(0) = 0, in any precision",
         "tensor.numpy()": ON_CPU,
         "(U.any(2) | V.any(2) | (constant != 0)).numpy()": ON_CPU,
-        "(rates if update else still).numpy()": ON_CPU,
     },
 }
 

@@ -70,6 +70,15 @@ def test_a_graph_that_is_wrong_or_refused_is_not(fault, state, monkeypatch):
     assert state[0][0] == 1.5 and state[0][1].isnan() and state[1] == 1
 
 
+def test_without_room_for_the_check_the_step_is_done_once(state, monkeypatch):
+    def full(tensor):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    step = step_of(state, [])
+    monkeypatch.setattr(torch.Tensor, "clone", full)
+    assert graphs._checked(step, state) is step and state[0][0] == 1.5
+
+
 def test_there_is_nothing_to_repeat_on_the_cpu(state):
     step = step_of(state, [])
     assert graphs.repeatable(step, state) is step

@@ -1,6 +1,7 @@
 """Descent of many networks against the formulas unit by unit, against autograd, and against each network alone."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,18 +98,51 @@ def test_one_step_against_autograd(phi, ahead, generator, examples):
 @pytest.mark.parametrize("ahead", [0.0, 0.5])
 def test_the_operations_of_a_gpu_against_the_compiled_loops(phi, ahead, generator, examples, monkeypatch):
     """PyTorch's operations, here on the CPU, with a network that diverges at once and one that has just done so."""
+    if not fused.step:
+        pytest.skip("needs Numba")
+    monkeypatch.setenv("DEEPLIMITS_FILL", "inf")  # both on the CPU, wherever the weights lie
     networks = gaussian(4, 7, D, 3, generator, phi=phi)
     for W in (networks.U, networks.V):
         W[1:3, :, :, 5:] = 0  # units that stay zero if phi(0) = 0, and only then
     other, rates = networks.copy(), torch.tensor([4.0, 1e12, 0.0], dtype=torch.float64)
     here = [(s.h.clone(), s.b.clone(), s.loss, s.diverged) for s in descent(networks, *examples, 2, eta_v=rates)]
-    assert fused.step
     monkeypatch.setattr(fused, "step", None)
     there = [(s.h.clone(), s.b.clone(), s.loss, s.diverged) for s in descent(other, *examples, 2, eta_v=rates)]
     assert here[-1][3].tolist() == [-1, 1, -1]
     for mine, its in zip((*here, (networks.U, networks.V)), (*there, (other.U, other.V)), strict=True):
         for a, b in zip(mine, its, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def test_a_step_on_a_gpu_neither_waits_nor_copies(counting, monkeypatch):
+    """Eighteen kernels a layer and step, some thirty a step, however many there are; nothing comes or goes."""
+    monkeypatch.setenv("DEEPLIMITS_FILL", "0")
+    generator = torch.Generator("cuda").manual_seed(3)
+    x, y = torch.randn(2, N, D, device="cuda", generator=generator).unbind(0)
+    found = {}
+    for L, steps in ((10, 10), (20, 10), (10, 20)):
+        networks = gaussian(L, 3, D, 2, generator, dtype=torch.float32)
+        with counting() as count:
+            last(descent(networks, x, y, steps))
+        found[L, steps] = count.kernels, count.waits, count.uploads
+    kernels, waits, uploads = (dict(zip(found, column, strict=True)) for column in zip(*found.values(), strict=True))
+    assert len(set(waits.values())) == len(set(uploads.values())) == 1
+    assert kernels[20, 10] - kernels[10, 10] <= 11 * 10 * 18
+    assert kernels[10, 20] - kernels[10, 10] <= 10 * (10 * 18 + 30)
+
+
+@pytest.mark.parametrize("fill", ["0", "inf"])
+def test_where_it_runs_changes_no_digit_that_counts(fill, counting, monkeypatch):
+    """On the device or on the CPU: the weights of a device are trained in place, and what is yielded lies there."""
+    monkeypatch.setenv("DEEPLIMITS_FILL", fill)
+    generator = torch.Generator("cuda").manual_seed(4)
+    x, y = torch.randn(2, N, D, device="cuda", generator=generator, dtype=torch.float64).unbind(0)
+    networks = gaussian(4, 3, D, 2, generator)
+    reference = Networks(*(t.cpu() for t in (networks.U, networks.V, networks.alpha, networks.units)))
+    step, mine = last(descent(networks, x, y, 12)), last(descent(reference, x.cpu(), y.cpu(), 12))
+    assert {t.device.type for t in (step.h, step.b, step.loss, step.diverged, networks.U)} == {"cuda"}
+    torch.testing.assert_close(step.h.cpu(), mine.h, rtol=0, atol=1e-12)
+    torch.testing.assert_close(networks.V.cpu(), reference.V, rtol=0, atol=1e-12)
 
 
 def test_threads_change_no_bit(generator, examples, monkeypatch):
@@ -179,6 +213,38 @@ def test_a_diverged_network_ends_alone_and_is_recorded(generator, examples):
     assert torch.equal(networks.V[:, [0, 2]], healthy.V[:, [0, 2]])
 
 
+def test_an_infinite_first_loss_ends_a_network_at_once(generator, examples):
+    networks = gaussian(3, 2, D, 2, generator)
+    networks.V[:, 0] *= 1e200
+    step = last(descent(networks, *examples, 2))
+    assert step.diverged.tolist() == [0, -1] and step.loss[0].isnan() and step.loss[1].isfinite()
+
+
+def test_targets_of_another_type_train_as_numbers_do(generator, examples):
+    """Signs given as integers, and examples in single precision for weights in double."""
+    x, y = examples
+    signs = (y > 0).long()
+    for its, mine in (((x, signs), (x, signs.double())), ((x.float(), y), (x.float().double(), y))):
+        networks = gaussian(3, 2, D, 2, generator)
+        other = networks.copy()
+        assert torch.equal(last(descent(networks, *its, 3)).h, last(descent(other, *mine, 3)).h)
+
+
+def test_a_replaced_activation_is_not_taken_for_the_old_one(generator, examples):
+    def pull(p, value):
+        p.mul_(torch.where(value > 0, 1.0, 0.5))
+
+    leaky = replace(
+        relu, f=lambda z: torch.where(z > 0, z, z / 2), write=lambda z: z.mul_(torch.where(z > 0, 1.0, 0.5))
+    )
+    leaky = replace(leaky, pull=pull)
+    networks = gaussian(3, 2, D, 2, generator, phi=leaky)
+    h = examples[0].expand(2, N, D)
+    for U, V in zip(networks.U, networks.V, strict=True):
+        h = h + leaky.f(h @ U / D) @ V.mT / 6
+    torch.testing.assert_close(next(descent(networks, *examples, 1)).output, h, rtol=0, atol=1e-12)
+
+
 def test_the_initial_law(generator):
     networks = gaussian(20, 30, 9, 7, generator, sigma_v=0.5)
     assert networks.U.shape == networks.V.shape == (20, 7, 9, 30) and networks.units.tolist() == [600.0] * 7
@@ -198,6 +264,7 @@ def test_the_initial_law(generator):
         ({"x": torch.zeros(N, D + 1)}, r"shape \(examples, D = 4\)"),
         ({"y": torch.zeros(N - 1, D)}, "x and y must both have the shape"),
         ({"y": torch.full((N, D), math.inf)}, "x and y must be finite"),
+        ({"x": torch.zeros(0, D), "y": torch.zeros(0, D)}, "x and y must hold one example at least"),
     ],
 )
 def test_bad_settings_are_refused(change, message, generator, examples):

@@ -1,7 +1,7 @@
 """Scalar non-linearities: the function, its derivative, and the Gaussian moments that the limits need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import pi, sqrt
 
@@ -34,7 +34,7 @@ class Activation:
     d2f: Callable[[Tensor], Tensor] | None = None
     write: Callable[[Tensor], object] | None = None
     pull: Callable[[Tensor, Tensor], object] | None = None
-    fused: tuple[str, float] | None = None
+    fused: tuple[str, float] | None = field(default=None, init=False)  # and so no longer there after ``replace``
 
     def __reduce_ex__(self, protocol):
         """Activations of this module are pickled by name, since lambdas cannot be sent to another process."""
@@ -84,25 +84,31 @@ def piecewise_linear(a: float, b: float, name: str = "") -> Activation:
 def shifted_tanh(constant: float, name: str = "") -> Activation:
     """tanh z + constant: smooth, and with a mean."""
     c = finite("constant", constant)
-    return Activation(
+    shifted = Activation(
         name or f"shifted_tanh({c:g})",
         lambda z: torch.tanh(z) + c if c else torch.tanh(z),
         lambda z: 1 - torch.tanh(z) ** 2,
         d2f=lambda z: -2 * torch.tanh(z) * (1 - torch.tanh(z) ** 2),
         write=lambda z: z.tanh_().add_(c) if c else z.tanh_(),
         pull=lambda p, value: torch.ops.aten.tanh_backward.grad_input(p, value - c if c else value, grad_input=p),
-        fused=("tanh", c),
     )
+    return _compiled(shifted, "tanh", c)
 
 
-relu = replace(
-    piecewise_linear(1.0, 0.0, "relu"),
-    write=lambda z: z.clamp_(min=0),
-    pull=lambda p, value: p.mul_(value > 0),
-    fused=("relu", 0.0),
+def _compiled(phi: Activation, kind: str, constant: float = 0.0) -> Activation:
+    """``phi``, which the compiled loops of training know as ``kind`` plus a constant."""
+    object.__setattr__(phi, "fused", (kind, constant))
+    return phi
+
+
+relu = _compiled(
+    replace(
+        piecewise_linear(1.0, 0.0, "relu"), write=lambda z: z.clamp_(min=0), pull=lambda p, value: p.mul_(value > 0)
+    ),
+    "relu",
 )
-identity = replace(
-    piecewise_linear(1.0, 1.0, "identity"), write=lambda z: None, pull=lambda p, value: None, fused=("identity", 0.0)
+identity = _compiled(
+    replace(piecewise_linear(1.0, 1.0, "identity"), write=lambda z: None, pull=lambda p, value: None), "identity"
 )
 tanh = shifted_tanh(0.0, "tanh")
 gelu = Activation(

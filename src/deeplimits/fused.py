@@ -202,7 +202,7 @@ def _look(lo, hi, x, y, k, ceiling, U, V, h, b, loss, first, diverged):  # pragm
         loss[i] = square / (2 * N * D)
         if k == 0:
             first[i] = loss[i]
-        if not loss[i] <= ceiling * first[i]:
+        if not (loss[i] <= ceiling * first[i] and np.isfinite(loss[i])):
             diverged[i] = k if diverged[i] < 0 else diverged[i]
             loss[i] = np.nan
             for l in range(L):  # noqa: E741
@@ -218,7 +218,7 @@ def _step(
     """Step k of the networks from ``lo`` to ``hi``; ``rates`` holds alpha/(LM) and the rates of u and of v."""
     N, D = y.shape
     mean, u_rate, v_rate = rates
-    S, block, g = np.empty_like(y), np.empty((hi - lo, N, D), y.dtype), np.empty_like(a[0, 0])
+    S, block, g = np.empty((N, D), a.dtype), np.empty((hi - lo, N, D), a.dtype), np.empty_like(a[0, 0])
     for i in range(lo, hi):
         for j in range(N):
             for d in range(D):

@@ -31,10 +31,15 @@ def repeatable(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[]
 
 def _checked(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
     """Do ``step`` once, and return how to do it from now on."""
-    before = [tensor.clone() for tensor in state]
-    step()  # what the libraries set up at first use must be there before a graph is recorded
-    after = [tensor.clone() for tensor in state]
     try:
+        before = [tensor.clone() for tensor in state]
+    except torch.OutOfMemoryError:  # no room for a check
+        step()
+        return step
+    step()  # what the libraries set up at first use must be there before a graph is recorded
+    after = []
+    try:
+        after = [tensor.clone() for tensor in state]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             step()
@@ -44,7 +49,8 @@ def _checked(step: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], 
             return graph.replay
     except RuntimeError:  # a kernel that cannot be recorded, or no memory for the graph
         pass
-    _set(state, after)
+    if after:
+        _set(state, after)
     return step
 
 

@@ -163,8 +163,8 @@ def descent(
 
     ``x`` and ``y`` are (N, D); ``eta_u`` and ``eta_v`` are numbers, or one for each network, by default D. The first
     step is that of the initial weights. Weights are updated in the backward pass, while they are at hand: when step k
-    is yielded, ``networks`` already hold those of step k + 1; only the last step makes no update. A network whose
-    loss is not finite, or above CEILING times its first one, ends there.
+    is yielded, ``networks`` already hold those of step k + 1; only the last step makes no update. They are to be read
+    between steps, not written. A network whose loss is not finite, or above CEILING times its first one, ends there.
 
     ``ahead`` = 1/2 evaluates block l half a block further on, at h^{l-1} + (h^{l-1} - h^{l-2})/2: a scheme of second
     order for the limit in place of Euler's first-order one, with the exact gradient of that scheme. Then ``h[l-1]`` is
@@ -175,7 +175,7 @@ def descent(
     L, n, D, M = networks.U.shape
     steps, N, home = positive_integer("steps", steps), _examples(x, y, D), networks.U.device
     place = runtime.place(home, n * N * M)
-    U, V, x, y = (tensor.to(place).contiguous() for tensor in (networks.U, networks.V, x, y))
+    U, V, x, y = (W.to(place, networks.U.dtype).contiguous() for W in (networks.U, networks.V, x, y))
     moved = [(old, new) for old, new in ((networks.U, U), (networks.V, V)) if old.data_ptr() != new.data_ptr()]
     eta = finite("eta", eta)
     rates = torch.stack(
@@ -187,7 +187,8 @@ def descent(
     ).to(place)
     state = {name: U.new_empty(L + 1, n, N, D) for name in "hb"} | {name: U.new_empty(n) for name in ("loss", "first")}
     state["diverged"] = torch.full((n,), -1, device=place)
-    compiled = place.type == "cpu" and fused.step and networks.phi.fused is not None
+    known = fused.step and networks.phi.fused and U.dtype in (torch.float32, torch.float64)
+    compiled = known and place.type == "cpu"
     advance = (_loops if compiled else _operations)(U, V, x, y, rates, finite("ahead", ahead), networks.phi, **state)
     for k in range(steps + 1):
         advance(k, k < steps)
@@ -200,25 +201,22 @@ def descent(
 def _loops(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> Callable[[int, bool], None]:
     """A function that does step k, with or without the update, in the compiled loops of ``fused``."""
     (L, n, _, M), (kind, constant) = U.shape, phi.fused
-    arrays = [tensor.numpy() for tensor in (U, V, x, y)]
     # A unit with u = v = 0 stays as it is if rho(0) = 0: the zeros at the end of a layer are not visited.
     alive = (U.any(2) | V.any(2) | (constant != 0)).numpy()
     units = np.where(alive.any(-1), M - alive[..., ::-1].argmax(-1), 0)
-    arrays.insert(2, units)
-    states = [tensor.numpy() for tensor in (h, b, loss, first, diverged)]
-    threads = min(n, torch.get_num_threads()) if U.numel() > THREADED else 1
+    U, V, x, y, rates, *states = (tensor.numpy() for tensor in (U, V, x, y, rates, h, b, loss, first, diverged))
+    still = rates * [[1], [0], [0]]
+    threads = min(n, torch.get_num_threads()) if U.size > THREADED else 1
     ends = np.searchsorted(units.sum(0).cumsum(), np.arange(1, threads) * units.sum() / threads) + 1
-    edges = sorted({0, *ends.tolist(), n})
-    parts = [(lo, hi, np.empty((L, hi - lo, len(x), M), arrays[0].dtype)) for lo, hi in pairwise(edges)]
-    still = rates * torch.tensor([[1.0], [0.0], [0.0]], dtype=rates.dtype, device=rates.device)
+    parts = [(lo, hi, np.empty((L, hi - lo, len(x), M), U.dtype)) for lo, hi in pairwise(sorted({0, *ends, n}))]
     share = ThreadPoolExecutor(len(parts)).map if len(parts) > 1 else map
 
     def advance(k: int, update: bool) -> None:
-        speeds = (rates if update else still).numpy()
+        settings = rates if update else still.astype(U.dtype), ahead, fused.KINDS[kind], constant, k, CEILING
 
         def some(part: tuple[int, int, np.ndarray]) -> None:
             lo, hi, a = part
-            fused.step(lo, hi, *arrays, speeds, ahead, fused.KINDS[kind], constant, k, CEILING, *states, a)
+            fused.step(lo, hi, U, V, units, x, y, *settings, *states, a)
 
         list(share(some, parts))
 
@@ -229,6 +227,7 @@ def _operations(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> C
     """The same in PyTorch's operations, for a GPU: nothing in it waits for a number, and a graph can repeat it."""
     (L, n, D, M), N = U.shape, len(x)
     mean, u_rate, v_rate = rates[:, :, None, None]
+    mean_pull = mean / D
     a, g, clock = U.new_empty(L, n, N, M), U.new_empty(n, N, M), torch.zeros((), dtype=torch.long, device=U.device)
 
     def forward() -> None:
@@ -243,7 +242,7 @@ def _operations(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> C
     def look() -> None:
         found = (h[L] - y).square().mean((1, 2)) / 2
         first.copy_(torch.where(clock == 0, found, first))
-        ended = ~(found <= CEILING * first)
+        ended = ~((found <= CEILING * first) & found.isfinite())
         diverged.copy_(torch.where(ended & (diverged < 0), clock, diverged))
         loss.copy_(found.masked_fill(ended, torch.nan))
         h.masked_fill_(ended[:, None, None], torch.nan)  # and with them b and the new weights
@@ -254,7 +253,7 @@ def _operations(U, V, x, y, rates, ahead, phi, h, b, loss, first, diverged) -> C
         for l in reversed(range(L)):  # noqa: E741
             torch.add(total, block, alpha=ahead, out=b[l + 1])
             phi.pull(torch.bmm(b[l + 1], V[l], out=g), a[l])
-            block = mean / D * (g @ U[l].mT)
+            block = mean_pull * (g @ U[l].mT)
             total = total + block
             if update:
                 U[l].baddbmm_((u_rate * h[l]).mT, g, alpha=-1)
@@ -299,6 +298,8 @@ def _examples(x: Tensor, y: Tensor, D: int) -> int:
             f"x and y must both have the shape (examples, D = {D}), got {tuple(x.shape)} and {tuple(y.shape)}; "
             "inputs, targets and states have one dimension here"
         )
+    if not len(x):
+        raise ValueError("x and y must hold one example at least, got none; a network learns from examples")
     if not bool(x.isfinite().all() and y.isfinite().all()):
         raise ValueError("x and y must be finite, got inf or NaN; clean the data, or scale them")
     return len(x)
