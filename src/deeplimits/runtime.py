@@ -12,7 +12,7 @@ DEEPLIMITS_SEED        an integer                                     0
 DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
 DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
 DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
-DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 8000, from the costs below
+DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 14 000, from the costs below
                        :func:`place`; 0: all work on the GPU
 DEEPLIMITS_CLUSTER     a Dask scheduler, tcp://host:port              unset: this machine
 =====================  =============================================  ==========
@@ -35,13 +35,13 @@ from deeplimits.checks import one_of
 
 PRESETS = ("smoke", "standard", "paper")
 
-# What work costs, in seconds, where the device is a GPU and numbers have single precision. A GPU's arithmetic is taken
-# to be free beside its launches. The first two are assumptions, usual for PyTorch; no GPU has been measured. The others
-# are those of ``training.descent`` in NumPy on one core.
+# What work costs, in seconds. A GPU's arithmetic is taken to be free beside its launches. The first two are assumptions,
+# usual for PyTorch; no GPU has been measured. The third is that of ``training.descent``, which launches 17
+# kernels for each layer of a step on a GPU; the compiled loops that take their place on the CPU cost one core 5 to 12 ns
+# for each activation, in either precision, and nothing to start.
 LAUNCH = 7e-6  # to start a kernel on the GPU
 WAIT = 2e-5  # until the CPU has a number from the GPU
-CALL = 3e-6  # to start one on the CPU
-ENTRY = 5e-10  # for each entry of its result there
+ENTRY = 5e-10  # on the CPU, for each entry of a kernel's result
 T = TypeVar("T")
 
 
@@ -125,7 +125,7 @@ def place(device: torch.device, entries: int, kernels: int = 100) -> torch.devic
     ``entries`` is the size of a typical kernel's result, ``kernels`` how many run between two waits for a number. A
     small kernel takes a GPU longer to start than a CPU to compute: the CPU it is if
 
-        LAUNCH + WAIT / kernels > CALL + ENTRY entries.
+        LAUNCH + WAIT / kernels > ENTRY entries.
 
     DEEPLIMITS_FILL names the number of entries from which on the GPU is used, in place of that rule: 0 for always, inf
     for never. Random numbers are drawn on ``device`` in any case, so results are the same up to rounding.
@@ -154,7 +154,7 @@ def environment() -> dict[str, str]:
 
 def _fill(kernels: int) -> float:
     """The entries a kernel from which on a GPU is used."""
-    text = os.environ.get("DEEPLIMITS_FILL") or str((LAUNCH + WAIT / kernels - CALL) / ENTRY)
+    text = os.environ.get("DEEPLIMITS_FILL") or str((LAUNCH + WAIT / kernels) / ENTRY)
     try:
         fill = float(text)
     except ValueError:
