@@ -35,10 +35,10 @@ from deeplimits.checks import one_of
 
 PRESETS = ("smoke", "standard", "paper")
 
-# What work costs, in seconds. A GPU's arithmetic is taken to be free beside its launches. The first two are assumptions,
-# usual for PyTorch; no GPU has been measured. The third is that of ``training.descent``, which launches 17
-# kernels for each layer of a step on a GPU; the compiled loops that take their place on the CPU cost one core 5 to 12 ns
-# for each activation, in either precision, and nothing to start.
+# What work costs, in seconds. A GPU's arithmetic is taken to be free beside its launches. The first two are
+# assumptions, usual for PyTorch; no GPU has been measured. The third is that of ``training.descent``, which launches 19
+# kernels for each layer of a step on a GPU; the compiled loops that take their place on the CPU cost one core 5 to
+# 12 ns for each activation, in either precision, and nothing to start.
 LAUNCH = 7e-6  # to start a kernel on the GPU
 WAIT = 2e-5  # until the CPU has a number from the GPU
 ENTRY = 5e-10  # on the CPU, for each entry of a kernel's result
