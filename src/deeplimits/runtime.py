@@ -29,6 +29,7 @@ from math import nan
 from typing import TypeVar
 
 import torch
+from IPython import get_ipython
 from tqdm import tqdm
 
 from deeplimits.checks import one_of
@@ -115,7 +116,12 @@ def current() -> Runtime:
 
 
 def chapter(key: str) -> Runtime:
-    """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending."""
+    """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending.
+
+    In a notebook, a cell that finds the GPU full says from now on what fits.
+    """
+    if shell := get_ipython():
+        shell.set_custom_exc((torch.OutOfMemoryError,), _full)
     return replace(current(), key=key)
 
 
@@ -150,6 +156,18 @@ def environment() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version(name) for name in libraries},
     }
+
+
+def _full(shell, kind: type, error: torch.OutOfMemoryError, trace, tb_offset: int | None = None) -> None:
+    """Show an error of a full GPU, with its cure; called by IPython."""
+    preset = current().preset
+    smaller = PRESETS[max(PRESETS.index(preset) - 1, 0)]
+    cure = f"PRESET={smaller} takes less" if smaller != preset else "this is the smallest PRESET"
+    error.add_note(
+        f"The GPU is full, at PRESET={preset}: {cure} (a chapter at standard at most 2 GB), JOBS=1 runs one chapter at a "
+        "time, and DEVICE=cpu uses the computer's own memory"
+    )
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
 
 def _fill(kernels: int) -> float:
