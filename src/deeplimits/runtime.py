@@ -164,8 +164,8 @@ def _full(shell, kind: type, error: torch.OutOfMemoryError, trace, tb_offset: in
     smaller = PRESETS[max(PRESETS.index(preset) - 1, 0)]
     cure = f"PRESET={smaller} takes less" if smaller != preset else "this is the smallest PRESET"
     error.add_note(
-        f"The GPU is full, at PRESET={preset}: {cure} (a chapter at standard at most 2 GB), JOBS=1 runs one chapter at a "
-        "time, and DEVICE=cpu uses the computer's own memory"
+        f"The GPU is full, at PRESET={preset}: {cure} (at standard a chapter takes at most 2 GB), JOBS=1 runs one "
+        "chapter at a time, and DEVICE=cpu uses the computer's own memory"
     )
     shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
 
