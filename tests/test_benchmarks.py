@@ -1,10 +1,11 @@
-"""The run on a GPU that is prepared: it says so without one, and goes through on the stand-in."""
+"""What is prepared for a GPU: it says so without one, and goes through on the stand-in, whose counts are up to date."""
 
+import csv
 import json
 
 import torch
 
-from benchmarks import gpu
+from benchmarks import counts, gpu
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
@@ -22,3 +23,10 @@ def test_on_the_stand_in_it_counts_and_goes_on_where_it_stopped(counting, monkey
     assert "nothing is measured here" in capsys.readouterr().out
     monkeypatch.setattr(gpu, "measured", lambda *what: {}["run again"])
     assert gpu.main() == 0
+
+
+def test_the_counts_of_the_page_are_those_of_the_code(counting, monkeypatch):
+    """The version of PyTorch is fixed, so they can be; after a change of code benchmarks/counts.py counts anew."""
+    monkeypatch.setenv("DEEPLIMITS_FILL", "0")
+    with counts.TABLE.open(encoding="utf8") as file:
+        assert [tuple(row) for row in csv.reader(file)] == [counts.HEAD, *counts.counts(counting)]
