@@ -79,3 +79,14 @@ def test_a_dead_worker_is_named_and_the_others_finish(book):
     assert "crashed while running 'chapters/kills.md::Cell 1'" in output
     assert "chapters/kills.md::Cell 2 is not run" in output
     assert [said for _, said in cells["lives"]] == [None] * 3
+
+
+def test_a_full_gpu_says_what_fits(book):
+    full = (
+        "import torch\nfrom deeplimits import runtime\nruntime.chapter('x')\n"
+        "raise torch.OutOfMemoryError('CUDA out of memory')"
+    )
+    _, cells = book({"full": full})
+    said = cells["full"][1][1]
+    assert "CUDA out of memory" in said and "PRESET=smoke" in said and "JOBS=1" in said and "DEVICE=cpu" in said
+    assert [said for _, said in cells["lives"]] == [None] * 3

@@ -143,9 +143,8 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 
 
 def test_work_that_does_not_fill_a_gpu_runs_on_the_cpu(monkeypatch):
-    monkeypatch.setattr(runtime, "LAUNCH", 9e-6)
+    monkeypatch.setattr(runtime, "LAUNCH", 8e-6)
     monkeypatch.setattr(runtime, "WAIT", 2e-5)
-    monkeypatch.setattr(runtime, "CALL", 1e-6)
     monkeypatch.setattr(runtime, "ENTRY", 1e-9)
     assert runtime.place(GPU, 8999, kernels=20) == CPU and runtime.place(GPU, 9001, kernels=20) == GPU
     assert runtime.place(GPU, 9001) == GPU and runtime.place(GPU, 9001, kernels=1) == CPU  # a wait for each kernel
@@ -159,5 +158,6 @@ def test_the_reader_decides_what_fills_a_gpu(monkeypatch, fill, where):
 
 
 def test_costs_are_in_proportion():
-    """A launch costs more than a call, or small work would never be worth moving; a wait costs more than both."""
-    assert runtime.ENTRY < runtime.CALL < runtime.LAUNCH < runtime.WAIT
+    """A launch costs as much as many entries, and a wait more: the docstring says from how many on a GPU is used."""
+    assert runtime.ENTRY < runtime.LAUNCH < runtime.WAIT
+    assert runtime.place(GPU, 13_000) == CPU and runtime.place(GPU, 15_000) == GPU

@@ -88,6 +88,16 @@ def test_other_circumstances_are_another_grid(run, change):
     assert len(list(Path(os.environ["DEEPLIMITS_SWEEPS"]).rglob("squares-*"))) == 2
 
 
+@pytest.mark.parametrize(("device", "grids"), [("cpu", 1), ("cuda", 2)])
+def test_what_is_too_small_for_a_gpu_decides_its_rounding_and_no_other(run, monkeypatch, device, grids):
+    run = replace(run, device=torch.device(device))
+    found = set()
+    for fill in ("", "0"):
+        monkeypatch.setenv("DEEPLIMITS_FILL", fill)
+        found.add(sweeps._fingerprint(run, square, ()))
+    assert len(found) == grids
+
+
 def test_another_function_or_context_is_another_grid(run):
     sweeps.grid(run, "squares", CELLS, square, 3)
     assert sweeps.grid(run, "squares", CELLS, other, 3)[0.5, 1]["value"].item() == -0.5

@@ -12,7 +12,7 @@ DEEPLIMITS_SEED        an integer                                     0
 DEEPLIMITS_DEVICE      cpu, cuda, cuda:<index>                        CUDA if there, else the CPU
 DEEPLIMITS_BUILD       1 while the book is built: no progress bars    unset
 DEEPLIMITS_WORKERS     processes that share a grid, see ``sweeps``    all cores
-DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 8000, from the costs below
+DEEPLIMITS_FILL        entries a kernel that fill a GPU, see           about 14 000, from the costs below
                        :func:`place`; 0: all work on the GPU
 DEEPLIMITS_CLUSTER     a Dask scheduler, tcp://host:port              unset: this machine
 =====================  =============================================  ==========
@@ -29,19 +29,20 @@ from math import nan
 from typing import TypeVar
 
 import torch
+from IPython import get_ipython
 from tqdm import tqdm
 
 from deeplimits.checks import one_of
 
 PRESETS = ("smoke", "standard", "paper")
 
-# What work costs, in seconds, where the device is a GPU and numbers have single precision. A GPU's arithmetic is taken
-# to be free beside its launches. The first two are assumptions, usual for PyTorch; no GPU has been measured. The others
-# are those of ``training.descent`` in NumPy on one core.
+# What work costs, in seconds. A GPU's arithmetic is taken to be free beside its launches. The first two are
+# assumptions, usual for PyTorch; no GPU has been measured. The third is that of ``training.descent``, which launches 19
+# kernels for each layer of a step on a GPU; the compiled loops that take their place on the CPU cost one core 5 to
+# 12 ns for each activation, in either precision, and nothing to start.
 LAUNCH = 7e-6  # to start a kernel on the GPU
 WAIT = 2e-5  # until the CPU has a number from the GPU
-CALL = 3e-6  # to start one on the CPU
-ENTRY = 5e-10  # for each entry of its result there
+ENTRY = 5e-10  # on the CPU, for each entry of a kernel's result
 T = TypeVar("T")
 
 
@@ -115,7 +116,12 @@ def current() -> Runtime:
 
 
 def chapter(key: str) -> Runtime:
-    """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending."""
+    """The current runtime for the chapter ``key``, its path below ``chapters/`` without the ending.
+
+    In a notebook, a cell that finds the GPU full says from now on what fits.
+    """
+    if shell := get_ipython():
+        shell.set_custom_exc((torch.OutOfMemoryError,), _full)
     return replace(current(), key=key)
 
 
@@ -125,7 +131,7 @@ def place(device: torch.device, entries: int, kernels: int = 100) -> torch.devic
     ``entries`` is the size of a typical kernel's result, ``kernels`` how many run between two waits for a number. A
     small kernel takes a GPU longer to start than a CPU to compute: the CPU it is if
 
-        LAUNCH + WAIT / kernels > CALL + ENTRY entries.
+        LAUNCH + WAIT / kernels > ENTRY entries.
 
     DEEPLIMITS_FILL names the number of entries from which on the GPU is used, in place of that rule: 0 for always, inf
     for never. Random numbers are drawn on ``device`` in any case, so results are the same up to rounding.
@@ -152,9 +158,21 @@ def environment() -> dict[str, str]:
     }
 
 
+def _full(shell, kind: type, error: torch.OutOfMemoryError, trace, tb_offset: int | None = None) -> None:
+    """Show an error of a full GPU, with its cure; called by IPython."""
+    preset = current().preset
+    smaller = PRESETS[max(PRESETS.index(preset) - 1, 0)]
+    cure = f"PRESET={smaller} takes less" if smaller != preset else "this is the smallest PRESET"
+    error.add_note(
+        f"The GPU is full, at PRESET={preset}: {cure} (at standard a chapter takes at most 2 GB), JOBS=1 runs one "
+        "chapter at a time, and DEVICE=cpu uses the computer's own memory"
+    )
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+
 def _fill(kernels: int) -> float:
     """The entries a kernel from which on a GPU is used."""
-    text = os.environ.get("DEEPLIMITS_FILL") or str((LAUNCH + WAIT / kernels - CALL) / ENTRY)
+    text = os.environ.get("DEEPLIMITS_FILL") or str((LAUNCH + WAIT / kernels) / ENTRY)
     try:
         fill = float(text)
     except ValueError:

@@ -3,8 +3,9 @@
 A grid is a function and a list of cells. Each finished cell is written at once, under a temporary name that is
 then renamed, so a file is whole or absent; the same grid started again computes only what is missing. "The same"
 is decided by a fingerprint of everything the numbers depend on: the source of the library and of the
-function, the versions of Python, PyTorch and NumPy, the chapter, the preset, the seed, the device and the precision. A
-chapter that ran to its end has its files removed by the build (:func:`forget`), so the next computes all afresh.
+function, the versions of Python, PyTorch and NumPy, the chapter, the preset, the seed, the device, the precision,
+and beside a GPU DEEPLIMITS_FILL, which decides what rounds as a CPU does. A chapter that ran to its end has its files
+removed by the build (:func:`forget`), so the next computes all afresh.
 
 Cells are computed by as many processes as there are cores, or as DEEPLIMITS_WORKERS says (the build says 1, since
 chapters run side by side; on a GPU it is 1). Who outgrows one machine names the scheduler of a Dask cluster:
@@ -147,6 +148,8 @@ def forget(run: Runtime) -> None:
 
 def _fingerprint(run: Runtime, compute: Callable, context: tuple) -> str:
     settings = (run.key, run.preset, run.seed, str(run.device), str(run.dtype))
+    if run.device.type == "cuda":
+        settings += (os.environ.get("DEEPLIMITS_FILL") or "",)
     return sha256(repr((cluster.versions(), settings, [_text(x) for x in (compute, *context)])).encode()).hexdigest()[
         :16
     ]
