@@ -1,6 +1,6 @@
 """What the main routines ask of a GPU for each layer, step or block: kernels, waits for a number, copies to it.
 
-    FAKECUDA=1 DEEPLIMITS_FILL=0 PYTHONPATH=tools/fakecuda/site .venv/bin/python -m benchmarks.counts
+    FAKECUDA=1 PYTHONPATH=tools/fakecuda/site .venv/bin/python -m benchmarks.counts
 
 counts them on the stand-in for CUDA (``python tools/fakecuda/fakecuda/library.py`` compiles it) and writes
 ``counts.csv``, the table of the page *Speed*. A number is the difference between a longer call and a shorter one, over
@@ -8,6 +8,7 @@ how much longer it is, so what is done once is not in it. Widths and numbers of 
 """
 
 import csv
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -105,6 +106,7 @@ def main() -> int:
     if "fakecuda" not in sys.modules:
         print("benchmarks.counts needs the stand-in for CUDA; the first lines of benchmarks/counts.py have the command")
         return 2
+    os.environ["DEEPLIMITS_FILL"] = "0"  # however small the work is, it is the GPU's that is counted
     with TABLE.open("w", newline="", encoding="utf8") as file:
         csv.writer(file, lineterminator="\n").writerows([HEAD, *counts(sys.modules["fakecuda"].counting)])
     print(TABLE.read_text("utf8"), end="")
