@@ -1,7 +1,12 @@
 """``make test-gpu`` where it cannot run, where there is a GPU, and where the stand-in takes its place."""
 
+import os
 import re
+import shutil
+import subprocess
+from types import SimpleNamespace
 
+import on_device
 import pytest
 
 import on_gpu
@@ -60,6 +65,27 @@ def test_the_stand_in_shares_the_cores_and_a_gpu_is_not_shared(calls, monkeypatc
     monkeypatch.setattr(on_gpu, "has_gpu", lambda: True)
     assert on_gpu.main(["chapters"]) == 1
     assert {environment["FAKECUDA"] for _, environment in calls} == {""} and not any("auto" in a for a, _ in calls)
+
+
+def test_ci_runs_it_once_with_all_chapters_and_does_not_skip(tmp_path):
+    make = f'#!/bin/sh\nexec {shutil.which("make")} -n "$@"\n'  # says what it would do
+    for name, text in {"make": make, "chromium": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(text, "utf8")
+        (tmp_path / name).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}  # this may be part of one
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run([ROOT / ".ci" / "run"], env=environment, capture_output=True, text=True, check=True)
+    assert re.findall(r"tools/on_gpu\.py(.*)", done.stdout) == [" --required chapters"]
+
+
+def test_the_library_must_not_be_taken_for_a_package(monkeypatch):
+    """For what packages do with tensors of a test is let pass."""
+    monkeypatch.setattr(on_device.torch.cuda, "is_available", lambda: True)
+    on_device.pytest_configure(None)
+    place = "/lib/site-packages/deeplimits/__init__.py"
+    monkeypatch.setattr(on_device, "find_spec", lambda name: SimpleNamespace(origin=place))
+    with pytest.raises(pytest.exit.Exception, match=f"outside of packages, found {place}; pip install -e"):
+        on_device.pytest_configure(None)
 
 
 def test_the_stand_in_is_for_the_pytorch_of_this_book():
