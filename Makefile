@@ -34,8 +34,8 @@ define jupyter-book
 endef
 RUN_CHAPTERS = $(PYTEST) -n $(JOBS) --dist loadfile --nbval-cell-timeout=$(TIMEOUT_$(PRESET)) chapters
 
-# Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time.
-GPU_SAMPLE := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)
+# Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time; options may come before.
+ON_GPU := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)
 
 .PHONY: help book test test-gpu bench pdf clean
 .DEFAULT_GOAL := help
@@ -87,7 +87,7 @@ test: $(READY)
 	$(RUN_CHAPTERS)
 	$(call jupyter-book,html,_build/test)
 	DEEPLIMITS_SITE=_build/test/_build/html $(PYTEST) -n auto --dist worksteal -rs --tb=short tests/book
-	$(BIN)/python tools/on_gpu.py $(GPU_SAMPLE)
+	$(BIN)/python tools/on_gpu.py $(ON_GPU)
 
 test-gpu: PRESET = smoke
 test-gpu: $(READY)

@@ -176,7 +176,8 @@ def _ending(code):
     if code == -signal.SIGKILL:
         return (
             "the kernel was killed, most likely by the system because memory ran out; take a smaller PRESET, or run "
-            "one chapter at a time with PYTEST_XDIST_AUTO_NUM_WORKERS=1"
+            "one chapter at a time with JOBS=1"
         )
-    how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
+    names = {-s: s.name for s in signal.Signals}  # real-time signals have none
+    how = f"by signal {names.get(code, -code)}" if code < 0 else f"with exit status {code}"
     return f"the kernel ended {how} in the middle of the cell; run the chapter alone to see more"

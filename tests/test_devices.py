@@ -1,7 +1,8 @@
 """A linter over the library and the chapters, for code that has run on the CPU only.
 
 What the library makes names its device, and its dtype where it is floating: the default device of a program may be
-another one than that of the numbers beside it. What meets NumPy goes through the CPU.
+another one than that of the numbers beside it. What meets NumPy goes through the CPU. A tensor is known by its
+annotation, as an argument or a field of a class, and what is made of it by PyTorch; what other functions return is not.
 """
 
 import ast
@@ -18,6 +19,7 @@ OTHER = {"arange", "Generator", "randint", "randperm", "tril_indices", "triu_ind
 FIXED = {"from_numpy"}  # always on the CPU
 # Methods whose value is no tensor, or a tensor on the CPU.
 LEAVES = {"cpu", "data_ptr", "dim", "item", "numel", "numpy", "size", "tolist"}
+NUMPY = {"np", "numpy", "scipy", "integrate", "linalg", "optimize", "qmc", "special", "stats", "plt"}
 # Calls that are right as they are: the text in a module, and the reason.
 ON_CPU = "runs where all is on the CPU"
 EXCEPTIONS = {
@@ -46,16 +48,47 @@ def integers(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, int)
 
 
-class Linter(ast.NodeVisitor):
-    """Collects (line, text, fault). ``on_cpu`` has names of tensors on the CPU, ``anywhere`` of those on any device."""
+def whole(name: str, node: ast.Call) -> bool:
+    """Whether this call of a maker of tensors is seen to need no floating dtype."""
+    if name == "arange":
+        return not any(isinstance(part, ast.Constant) and isinstance(part.value, float) for part in ast.walk(node))
+    named = {k.arg: k.value for k in node.keywords}
+    value = named.get("data", named.get("fill_value", node.args[-1] if node.args else None))
+    return name in OTHER or (name in ("full", "tensor", "as_tensor") and value is not None and integers(value))
 
-    def __init__(self):
-        self.found, self.on_cpu, self.anywhere = [], set(), set()
+
+def is_annotation(node: ast.AST) -> bool:
+    """Whether ``node`` says that something is a tensor, or a tensor or None."""
+    if isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):  # Tensor | None
+        node = node.left
+    return dotted(node) in ("Tensor", "torch.Tensor")
+
+
+def fields_of(trees: list[ast.AST]) -> set[str]:
+    """Names of fields that are tensors in every class that has them."""
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    found = [node for each in classes for node in each.body if isinstance(node, ast.AnnAssign)]
+    tensors, others = ({node.target.id for node in found if is_annotation(node.annotation) is k} for k in (True, False))
+    return tensors - others
+
+
+class Linter(ast.NodeVisitor):
+    """Collects (line, text, fault). ``on_cpu`` has names of tensors on the CPU, ``anywhere`` of those on any device.
+
+    ``fields`` are attributes that are tensors on any device.
+    """
+
+    def __init__(self, fields: set[str]):
+        self.found, self.on_cpu, self.anywhere, self.fields = [], set(), set(), fields
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        if node.module == "torch" and {a.name for a in node.names} & (FLOATING | OTHER | FIXED):
+            self.fault(node, "hides that it is torch that makes a tensor")
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         before = self.on_cpu, self.anywhere
         arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-        tensors = {a.arg for a in arguments if a.annotation and dotted(a.annotation) in ("Tensor", "torch.Tensor")}
+        tensors = {a.arg for a in arguments if a.annotation and is_annotation(a.annotation)}
         names = {a.arg for a in arguments}
         self.on_cpu, self.anywhere = self.on_cpu - names, (self.anywhere - names) | tensors
         self.generic_visit(node)
@@ -64,10 +97,34 @@ class Linter(ast.NodeVisitor):
     def visit_Assign(self, node: ast.Assign) -> None:
         self.generic_visit(node)
         for target in node.targets:
-            for name in (n.id for n in ast.walk(target) if isinstance(n, ast.Name)):
-                single = isinstance(target, ast.Name)
-                for names, belongs in ((self.on_cpu, self.is_on_cpu), (self.anywhere, self.is_tensor)):
-                    (names.add if single and belongs(node.value) else names.discard)(name)
+            self.bind(target, node.value)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self.generic_visit(node)
+        if node.value is not None:
+            self.bind(node.target, node.value)
+
+    def visit_For(self, node: ast.For) -> None:
+        self.bind(node.target, node.iter)  # what a tensor is made of is a tensor
+        self.generic_visit(node)
+
+    def visit_ListComp(self, node: ast.ListComp | ast.GeneratorExp) -> None:
+        for part in node.generators:
+            self.bind(part.target, part.iter)
+        self.generic_visit(node)
+
+    visit_GeneratorExp = visit_ListComp
+
+    def bind(self, target: ast.AST, value: ast.AST) -> None:
+        """Learn what the names of ``target`` are: parts of ``value``, or one each of as many values."""
+        parts = getattr(target, "elts", [target])
+        several = isinstance(value, ast.Tuple) and isinstance(target, ast.Tuple) and len(value.elts) == len(parts)
+        values = value.elts if several else [value] * len(parts)
+        kinds = [(self.is_on_cpu(v), self.is_tensor(v)) for v in values]  # before any of them is bound
+        for part, (on_cpu, tensor) in zip(parts, kinds, strict=True):
+            for name in (n.id for n in ast.walk(part) if isinstance(n, ast.Name)):
+                (self.on_cpu.add if on_cpu else self.on_cpu.discard)(name)
+                (self.anywhere.add if tensor else self.anywhere.discard)(name)
 
     def is_on_cpu(self, node: ast.AST) -> bool:
         """Whether ``node`` is seen to be on the CPU, such as ``x.detach().cpu()[0]`` or ``x.to("cpu")``."""
@@ -92,6 +149,8 @@ class Linter(ast.NodeVisitor):
             return node.id in self.anywhere
         if isinstance(node, ast.BinOp):
             return self.is_tensor(node.left) or self.is_tensor(node.right)
+        if isinstance(node, ast.Attribute):
+            return node.attr in self.fields or (node.attr in ("T", "mT", "grad") and self.is_tensor(node.value))
         if isinstance(node, ast.Subscript):
             return self.is_tensor(node.value)
         if not isinstance(node, ast.Call) or self.is_on_cpu(node):
@@ -105,13 +164,14 @@ class Linter(ast.NodeVisitor):
         module, _, last = dotted(node.func).rpartition(".")
         if module == "torch" and last in FLOATING | OTHER:
             given = {k.arg for k in node.keywords} | ({"device"} if last == "Generator" and node.args else set())
-            whole = last in OTHER or (last in ("full", "tensor", "as_tensor") and integers(node.args[-1]))
-            missing = [k for k in ("device", "dtype")[: 1 if whole else 2] if not given & {k, None}]  # None: **options
+            needed = ("device",) if whole(last, node) else ("device", "dtype")
+            missing = [k for k in needed if not given & {k, None}]  # None: **options
             if missing:
                 self.fault(node, f"names no {' and no '.join(missing)}")
         if isinstance(node.func, ast.Attribute) and node.func.attr == "numpy" and not self.is_on_cpu(node.func.value):
             self.fault(node, "does not go through .cpu()")
-        if module.partition(".")[0] in ("np", "stats", "special", "plt") and any(map(self.is_tensor, node.args)):
+        values = [*node.args, *(k.value for k in node.keywords)]
+        if module.partition(".")[0] in NUMPY and any(map(self.is_tensor, values)):
             self.fault(node, "hands over a tensor that may be on a GPU")
         self.generic_visit(node)
 
@@ -119,16 +179,20 @@ class Linter(ast.NodeVisitor):
         self.found.append((node.lineno, ast.unparse(node), why))
 
 
-def faults(code: str) -> list[tuple[int, str, str]]:
-    """Line, text and fault of each call of ``code`` that a GPU would stumble over."""
-    linter = Linter()
-    linter.visit(ast.parse(code))
+def faults(code: str, fields: set[str] | None = None) -> list[tuple[int, str, str]]:
+    """Line, text and fault of each call of ``code`` that a GPU would stumble over; ``fields`` of its own by default."""
+    tree = ast.parse(code)
+    linter = Linter(fields_of([tree]) if fields is None else fields)
+    linter.visit(tree)
     return linter.found
+
+
+FIELDS = fields_of([ast.parse(path.read_text("utf8")) for path in LIBRARY.glob("*.py")])
 
 
 @pytest.mark.parametrize("module", sorted(path.stem for path in LIBRARY.glob("*.py")))
 def test_library_names_devices(module):
-    found, known = faults((LIBRARY / f"{module}.py").read_text("utf8")), EXCEPTIONS.get(module, {})
+    found, known = faults((LIBRARY / f"{module}.py").read_text("utf8"), FIELDS), EXCEPTIONS.get(module, {})
     assert [f"{module}.py:{line}: {text} {why}" for line, text, why in found if text not in known] == []
     assert set(known) <= {text for _, text, _ in found}, "an exception that is not needed any more"
 
@@ -162,6 +226,20 @@ FAULTS = [
     "y = torch.ones(3, device=d, dtype=t)\nnp.log(y)",
     "def f(x: torch.Tensor):\n    return np.sort(x + 1)",
     "def f(x: Tensor):\n    return stats.norm.cdf(torch.abs(x)[0])",
+    "torch.arange(0.0, 1.0, 0.1, device=d)",
+    "torch.full((2,), fill_value=0.5, device=d)",
+    "torch.tensor(data=0.5, device=d)",
+    "torch.full(size=(2,), fill_value=1, dtype=t)",
+    "from torch import Tensor, zeros",
+    "def f(x: Tensor):\n    y, n = x, 1\n    return np.log(y)",
+    "def f(x: Tensor):\n    y, i = x.max(1)\n    return np.log(y)",
+    "def f(x: Tensor):\n    for row in x:\n        np.log(row)",
+    "def f(x: Tensor | None):\n    return [np.log(row) for row in x]",
+    "def f(x: Tensor):\n    return scipy.stats.norm.cdf(x)",
+    "def f(x: Tensor):\n    return np.quantile(a=x, q=0.5)",
+    "def f(x: Tensor):\n    return np.log(x.T)",
+    "class A:\n    h: Tensor\n    def f(self):\n        return np.asarray(self.h)",
+    "class A:\n    h: Tensor\ndef f(step: A):\n    return np.log(step.h.mean(1))",
 ]
 
 
@@ -183,6 +261,13 @@ RIGHT = [
     "def f(x: Tensor):\n    x = x.cpu().numpy()\n    return np.sort(x)",
     "def f(x: Tensor):\n    x, n = finite(x)\n    return np.sort(x)",
     "def f(x):\n    return np.sort(x)",
+    "torch.tensor(data=1, device=d) + torch.full((2,), fill_value=1, device=d)",
+    "torch.arange(0.0, 1.0, 0.1, device=d, dtype=t)",
+    "from torch import Tensor, nn",
+    "def f(x: Tensor):\n    x, y = x.cpu(), x\n    return np.log(x)",
+    "def f(x: Tensor):\n    for row in x.tolist():\n        np.log(row)",
+    "class A:\n    h: Tensor\n    def f(self):\n        return np.log(self.h.cpu().mean(1))",
+    "class A:\n    h: Tensor\nclass B:\n    h: float\n    def f(self):\n        return np.log(self.h)",
 ]
 
 

@@ -1,11 +1,13 @@
 """Run unit tests on the GPU without rewriting them: ``pytest -p on_device tests``.
 
 While a test runs the default device is CUDA, and new generators belong to it. The test may compare its results with
-NumPy and with tensors on the CPU: what it does so itself is let pass, what the library does is not.
+NumPy and with tensors on the CPU: what it does so itself is let pass, what the library does is not. The library is
+told from packages by its folder, so it must not be among them.
 """
 
 import sys
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,9 @@ def lenient(function):
 def pytest_configure(config):
     if not torch.cuda.is_available():
         pytest.exit("on_device needs a GPU, or the stand-in for one: make test-gpu", returncode=2)
+    found = find_spec("deeplimits").origin
+    if "site-packages" in found:
+        pytest.exit(f"on_device needs the library outside of packages, found {found}; pip install -e .", returncode=2)
 
 
 @pytest.fixture(autouse=True)

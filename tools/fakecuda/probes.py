@@ -7,6 +7,7 @@ import copy
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -301,6 +302,7 @@ def test_forks_are_refused_as_cuda_refuses_them():
         ("library._torch = lambda: here", "needs the CPU build of PyTorch, found 2.13.0"),
         ("library.BUILT = here", "needs a C++ compiler, looked for c++, g++, clang++; install g++ or set CXX"),
         ("library.BUILT = here; library.os.environ['CXX'] = 'no-such-c++'", "looked for no-such-c++"),
+        ("library.BUILT = here; library._compiler = str; sys.modules['yaml'] = None", "PyYAML, which is not installed"),
     ],
 )
 def test_what_is_missing_is_said(change, message, tmp_path):
@@ -317,3 +319,12 @@ def test_what_is_missing_is_said(change, message, tmp_path):
         library.build()
     """
     assert message in python(code, CXX="").stderr
+
+
+@only_here
+@pytest.mark.parametrize(("cxx", "status"), [("no-such-c++", 3), ("false", 1)])
+def test_missing_and_broken_are_told_apart(cxx, status, tmp_path):
+    library = shutil.copytree(HERE / "fakecuda", tmp_path / "fakecuda") / "library.py"
+    variables = {**os.environ, "CXX": cxx}
+    done = subprocess.run([sys.executable, str(library)], env=variables, capture_output=True, text=True)
+    assert done.returncode == status and cxx in done.stderr and not list(tmp_path.glob("build/*"))

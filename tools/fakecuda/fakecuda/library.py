@@ -1,7 +1,7 @@
 """The compiled half of fakecuda: where it lies and how it is made. Imports no PyTorch.
 
 ``python library.py`` compiles it for the PyTorch of the Python that runs this: half a minute, once. Needs Linux, the
-CPU build of PyTorch, a C++ compiler and PyYAML; says in one line what is missing, and exits with 1.
+CPU build of PyTorch, a C++ compiler and PyYAML; says in one line which of them is missing, and exits with 3.
 """
 
 import os
@@ -12,17 +12,23 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 PYTORCH = "2.13.0"  # whose private names fakecuda uses
 COMPILERS = ("c++", "g++", "clang++")  # where CXX names none
 HERE = Path(__file__).resolve().parent
 BUILT = HERE.parent / "build"
+MISSING = 3  # the exit status where a machine lacks what fakecuda needs; 1: fakecuda is at fault, or PyTorch is another
+
+
+class Missing(RuntimeError):
+    """This machine cannot have fakecuda as it is."""
 
 
 def pytorch() -> str:
     """The version of PyTorch that is installed; RuntimeError unless it is the CPU build of the right one."""
     if sys.platform != "linux":
-        raise RuntimeError(f"fakecuda is written for Linux, this is {sys.platform}")
+        raise Missing(f"fakecuda is written for Linux, this is {sys.platform}")
     try:
         found = version("torch")
     except PackageNotFoundError:
@@ -33,7 +39,10 @@ def pytorch() -> str:
             "version of PyTorch' in its README"
         )
     if (_torch() / "lib" / "libtorch_cuda.so").exists():
-        raise RuntimeError(f"fakecuda needs the CPU build of PyTorch, found {found} with a CUDA library of its own")
+        raise Missing(
+            f"fakecuda needs the CPU build of PyTorch, found {found} with a CUDA library of its own; pytorch.org says "
+            "under 'Get Started' how to install the other"
+        )
     return found
 
 
@@ -49,24 +58,25 @@ def digest(*patterns: str) -> str:
 
 
 def build() -> Path:
-    """Compile the library unless it is there; its path. RuntimeError if something is missing."""
+    """Compile the library unless it is there; its path. RuntimeError if something is missing or does not compile."""
     target = path()
     if target.exists():
         return target
     cxx, torch = _compiler(), _torch()
+    if find_spec("yaml") is None:
+        raise Missing("fakecuda needs PyYAML, which is not installed; pip install pyyaml")
     print(f"Compiling fakecuda for PyTorch {pytorch()} with {cxx}; this takes half a minute", flush=True)
-    draft = BUILT / f"draft-{os.getpid()}"
-    draft.mkdir(parents=True)
-    (draft / "tables.h").write_text(_tables(), "utf8")
-    include = [f"-I{folder}" for folder in (draft, torch / "include", torch / "include/torch/csrc/api/include")]
-    link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch / 'lib'}", "-Wl,--no-as-needed"]
-    command = [cxx, "-shared", "-fPIC", "-O1", "-std=c++20", "-w", *include, str(HERE / "fakecuda.cpp"), *link]
-    done = subprocess.run([*command, "-o", str(draft / "new.so")], capture_output=True, text=True)
-    if done.returncode == 0:
+    BUILT.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=BUILT) as folder:
+        draft = Path(folder)
+        (draft / "tables.h").write_text(_tables(), "utf8")
+        include = [f"-I{folder}" for folder in (draft, torch / "include", torch / "include/torch/csrc/api/include")]
+        link = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{torch / 'lib'}", "-Wl,--no-as-needed"]
+        command = [cxx, "-shared", "-fPIC", "-O1", "-std=c++20", "-w", *include, str(HERE / "fakecuda.cpp"), *link]
+        done = subprocess.run([*command, "-o", str(draft / "new.so")], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{cxx} failed to compile fakecuda:\n{done.stderr[-3000:]}")
         (draft / "new.so").replace(target)  # whole or not at all, whoever else compiles at the moment
-    shutil.rmtree(draft)
-    if done.returncode:
-        raise RuntimeError(f"{cxx} failed to compile fakecuda:\n{done.stderr[-3000:]}")
     return target
 
 
@@ -78,7 +88,7 @@ def _compiler() -> str:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else COMPILERS
     found = next(filter(None, map(shutil.which, names)), None)
     if found is None:
-        raise RuntimeError(f"fakecuda needs a C++ compiler, looked for {', '.join(names)}; install g++ or set CXX")
+        raise Missing(f"fakecuda needs a C++ compiler, looked for {', '.join(names)}; install g++ or set CXX")
     return found
 
 
@@ -105,5 +115,8 @@ def _set(label: str, names: set[str]) -> str:
 if __name__ == "__main__":
     try:
         build()
+    except Missing as error:
+        print(error, file=sys.stderr)
+        sys.exit(MISSING)
     except RuntimeError as error:
         sys.exit(str(error))
