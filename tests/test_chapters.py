@@ -63,6 +63,7 @@ def test_a_dead_kernel_is_named_at_once_and_the_others_finish(book):
         "killed": ("os.kill(os.getpid(), 9); time.sleep(100)", "memory ran out"),
         "faults": ("os.kill(os.getpid(), 11); time.sleep(100)", "signal SIGSEGV"),
         "leaves": ("os._exit(3)", "exit status 3"),
+        "nameless": ("os.kill(os.getpid(), 40); time.sleep(100)", "signal 40"),
     }
     _, cells = book({name: cell for name, (cell, _) in deaths.items()})
     assert [said for _, said in cells["lives"]] == [None] * 3

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from types import SimpleNamespace
 
-import on_device
 import pytest
 
+import on_device
 import on_gpu
 from book_cache import ROOT
 
