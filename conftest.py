@@ -39,7 +39,7 @@ def pytest_configure(config):
         book_cache.open_or_repair()
         if address := os.environ.get("DEEPLIMITS_CLUSTER"):
             print(*cluster.check(address, runtime.current().device), sep="\n", file=sys.__stderr__)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         pytest.exit(str(error), returncode=2)
 
 
@@ -176,7 +176,7 @@ def _ending(code):
     if code == -signal.SIGKILL:
         return (
             "the kernel was killed, most likely by the system because memory ran out; take a smaller PRESET, or run "
-            "one chapter at a time with PYTEST_XDIST_AUTO_NUM_WORKERS=1"
+            "one chapter at a time with JOBS=1"
         )
     how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit status {code}"
     return f"the kernel ended {how} in the middle of the cell; run the chapter alone to see more"
