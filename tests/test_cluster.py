@@ -93,6 +93,14 @@ def wait_for(condition):
 
 
 @pytest.fixture
+def pool():
+    """Threads for grids; they end with their scheduler, if not before."""
+    pool = ThreadPoolExecutor()
+    yield pool
+    pool.shutdown(wait=False)
+
+
+@pytest.fixture
 def machines(tmp_path):
     machines = Machines(tmp_path)
     yield machines
@@ -111,7 +119,7 @@ def other_library(tmp_path):
     return {"PYTHONPATH": str(tmp_path / "other")}
 
 
-def test_workers_are_killed_join_and_differ(machines, other_library, monkeypatch, capfd):
+def test_workers_are_killed_join_and_differ(pool, machines, other_library, monkeypatch, capfd):
     """Two grids, one of them interrupted, and one worker that may compute; it is killed, and another joins.
 
     A third has another library and a fourth has none. At the end both grids are finished here, and compared.
@@ -153,19 +161,18 @@ def test_workers_are_killed_join_and_differ(machines, other_library, monkeypatch
     (folder / "without" / "sitecustomize.py").write_text(WITHOUT, "utf8")
     victim, other = machines.worker("victim"), machines.worker("other", **other_library)
     machines.worker("without", PYTHONPATH=str(folder / "without"))
-    with ThreadPoolExecutor() as pool:
-        monkeypatch.setattr(runtime.Runtime, "progress", interrupted)
-        grids = [pool.submit(computed, run) for run in (first, second)]
-        try:
-            wait_for(lambda: len(machines.said("start", victim.pid)) > len(machines.said("end", victim.pid)) > 7)
-            joined = machines.worker("joined")
-            wait_for(lambda: "Refused: deeplimits is" in machines.output("other"))
-            victim.kill()
-            wait_for(lambda: machines.said("start", joined.pid))
-        finally:
-            (folder / "go").touch()
-        assert isinstance(grids[0].exception(PATIENCE), KeyboardInterrupt)
-        shared = grids[1].result(PATIENCE)
+    monkeypatch.setattr(runtime.Runtime, "progress", interrupted)
+    grids = [pool.submit(computed, run) for run in (first, second)]
+    try:
+        wait_for(lambda: len(machines.said("start", victim.pid)) > len(machines.said("end", victim.pid)) > 7)
+        joined = machines.worker("joined")
+        wait_for(lambda: "Refused: deeplimits is" in machines.output("other"))
+        victim.kill()
+        wait_for(lambda: machines.said("start", joined.pid))
+    finally:
+        (folder / "go").touch()
+    assert isinstance(grids[0].exception(PATIENCE), KeyboardInterrupt)
+    shared = grids[1].result(PATIENCE)
     assert capfd.readouterr().err == ""  # the book is built with warnings as errors
 
     print((folder / "log").read_text(), f"victim {victim.pid}, joined {joined.pid}, other {other.pid}")
@@ -199,7 +206,7 @@ class Threads:
     """A scheduler with workers that come and go, and grids of four cells for them."""
 
     def __init__(self):
-        options = {"protocol": "inproc://", "port": 0, "dashboard": False}
+        options = {"protocol": "inproc://", "port": 0, "dashboard_address": ":0"}
         scheduler = {"cls": distributed.Scheduler, "options": options}
         self.cluster = distributed.SpecCluster(scheduler=scheduler, silence_logs=logging.CRITICAL)
         self.scheduler, self.workers, self.end, self.strangers = self.cluster.scheduler, {}, Event(), set()
@@ -286,15 +293,14 @@ def said(monkeypatch):
     return found
 
 
-def test_a_grid_waits_for_a_worker_at_rest_and_says_so_once(threads, said, monkeypatch):
+def test_a_grid_waits_for_a_worker_at_rest_and_says_so_once(pool, threads, said, monkeypatch):
     looks, accepted = [], cluster._accepted
     monkeypatch.setattr(cluster, "_accepted", lambda *rest: looks.append(rest) or accepted(*rest))
-    with ThreadPoolExecutor(1) as pool:
-        grid = pool.submit(list, threads.results(slow))
-        time.sleep(1)
-        looked = len(looks)
-        threads.join()
-        assert sorted(grid.result(PATIENCE)) == [0, 1, 2, 3]
+    grid = pool.submit(list, threads.results(slow))
+    time.sleep(1)
+    looked = len(looks)
+    threads.join()
+    assert sorted(grid.result(PATIENCE)) == [0, 1, 2, 3]
     assert 1 <= looked <= 11
     assert len(said) == 1 and "is there; the work waits for one" in said[0]
 
@@ -336,30 +342,30 @@ def test_an_error_of_a_worker_that_is_no_stranger_is_raised(threads):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_a_cell_that_kills_its_workers_is_given_up(threads, said, workers):
+def test_a_cell_that_kills_its_workers_is_given_up(pool, threads, said, workers):
     """Also one by one, where the scheduler does not see that they die of the same cell."""
-    with ThreadPoolExecutor(1) as pool:
-        grid = pool.submit(list, threads.results(deadly))
-        for n in range(4 // workers):
-            for _ in range(workers):
-                threads.join()
-            wait_for(lambda n=n: len(threads.scheduler.workers) == 0 or grid.done())
-        with pytest.raises(RuntimeError, match=r"four workers died while they computed cell \(1,\) of k:n; their logs"):
-            grid.result(PATIENCE)
+    grid = pool.submit(list, threads.results(deadly))
+    for n in range(4 // workers):
+        for _ in range(workers):
+            threads.join()
+        wait_for(lambda n=n: len(threads.scheduler.workers) == 0 or grid.done())
+    with pytest.raises(RuntimeError, match=r"four workers died while they computed cell \(1,\) of k:n; their logs"):
+        grid.result(PATIENCE)
 
 
-def test_a_cell_that_never_started_is_not_blamed(threads, said, monkeypatch):
-    """Five workers are lost, as SLURM takes them, before they have begun."""
+@pytest.mark.parametrize("function", [False, True])
+def test_a_cell_that_never_started_is_not_blamed(pool, threads, said, monkeypatch, function):
+    """Five workers are lost, as SLURM takes them, before they have the function, or before they begin the cell."""
     monkeypatch.setattr(cluster, "one_at_a_time", held := Held())
-    with ThreadPoolExecutor(1) as pool:
-        grid = pool.submit(list, threads.results(slow))
-        for _ in range(5):
-            address = threads.join()
-            wait_for(lambda address=address: threads.scheduler.workers[address].processing or grid.done())
-            threads.leave(address)
-        held.free = True
-        threads.join()
-        assert sorted(grid.result(PATIENCE)) == [0, 1, 2, 3]
+    grid = pool.submit(list, threads.results(slow))
+    for _ in range(5):
+        address = threads.join()
+        tasks = threads.scheduler.workers[address].processing
+        wait_for(lambda tasks=tasks: any(t.worker_restrictions or not function for t in list(tasks)) or grid.done())
+        threads.leave(address)
+    held.free = True
+    threads.join()
+    assert sorted(grid.result(PATIENCE)) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "no address", "tcp://nowhere.invalid:8786"])

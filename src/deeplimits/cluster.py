@@ -74,7 +74,8 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
 
         try:
             # a task, not scattered data: if the worker that has it is lost, the scheduler makes it again
-            code = client.submit(bytes, cloudpickle.dumps(function), key=f"{key}-code")
+            text = cloudpickle.dumps(function)
+            code = client.submit(bytes, text, key=f"{key}-code")
             while todo or running:
                 workers = _accepted(client, address, device, seen)
                 if not workers and not told:
@@ -92,6 +93,8 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
                     running[future] = cell, workers
                 for cell, allowed, result in _finished(running):
                     if isinstance(result, KilledWorker):
+                        if code.status == "error":  # four workers were lost while they made it
+                            code = client.submit(bytes, text, key=f"{key}-{uuid4().hex}")
                         todo.appendleft(_unless_deadly(client, cell, key))
                     elif isinstance(result, Exception):
                         # another program may have come to the address of a worker that was accepted
