@@ -3,8 +3,9 @@ PRESET ?= standard
 SEED   ?= 0
 DEVICE ?=
 PYTHON ?= python3
-# Chapters side by side: one a core, but one at a time where they share a GPU.
-JOBS   ?= $(if $(filter cpu,$(DEVICE)),auto,$(if $(filter cuda%,$(DEVICE))$(shell command -v nvidia-smi),1,auto))
+# Chapters side by side: one a core, but one at a time where they share a GPU that PyTorch sees.
+GPU     = $(shell command -v nvidia-smi >/dev/null && $(BIN)/python -c "import torch; print('1' * torch.cuda.is_available())")
+JOBS   ?= $(if $(filter cpu,$(DEVICE)),auto,$(if $(filter cuda%,$(DEVICE))$(GPU),1,auto))
 
 ifeq ($(SEED),new)
 override SEED := $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
@@ -37,7 +38,7 @@ RUN_CHAPTERS = $(PYTEST) -n $(JOBS) --dist loadfile --nbval-cell-timeout=$(TIMEO
 # Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time; options may come before.
 ON_GPU := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)
 
-.PHONY: help book test test-gpu bench pdf clean
+.PHONY: help install book test test-gpu bench pdf clean
 .DEFAULT_GOAL := help
 
 help:
@@ -46,11 +47,13 @@ help:
 	@echo "make test-gpu unit tests and all chapters on the GPU, or on a stand-in for one (at PRESET=smoke)"
 	@echo "make bench    time the fast methods against plain loops"
 	@echo "make pdf      print the book to _build/book.pdf (needs Chromium)"
+	@echo "make install  only create .venv, which the others do by themselves"
 	@echo "make clean    remove _build; remove .venv by hand"
 	@echo
 	@echo "PRESET=smoke|standard|paper   sizes of the experiments (standard)"
 	@echo "SEED=<integer>|new            the seed of all random numbers (0); new draws one and says which"
 	@echo "DEVICE=cpu|cuda|cuda:<index>  where to compute (CUDA if there is one, else the CPU)"
+	@echo "JOBS=<integer>|auto           chapters side by side (one for each core; 1 where they share a GPU)"
 	@echo "PYTHON=<program>              the Python >= 3.11 from which .venv is made (python3)"
 	@echo
 	@echo "For example: make book PRESET=smoke SEED=7"
@@ -65,6 +68,8 @@ $(READY): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt
 	@touch $@
+
+install: $(READY)
 
 # The pages are built aside and put in place when they are complete.
 book: $(READY)

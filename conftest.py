@@ -39,7 +39,7 @@ def pytest_configure(config):
         book_cache.open_or_repair()
         if address := os.environ.get("DEEPLIMITS_CLUSTER"):
             print(*cluster.check(address, runtime.current().device), sep="\n", file=sys.__stderr__)
-    except ValueError as error:
+    except (ImportError, ValueError) as error:
         pytest.exit(str(error), returncode=2)
 
 

@@ -1,4 +1,6 @@
 import re
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -98,6 +100,7 @@ def test_environment_describes_the_run(monkeypatch):
     found = runtime.environment()
     assert found["Preset"] == "standard" and found["GPU"] == "none used" and found["torch"] == torch.__version__
     assert all(isinstance(value, str) and "/" not in value for value in found.values())
+    assert found["numba"] == (version("numba") if find_spec("numba") else "not installed")
 
 
 def test_seeded_fixes_the_global_stream_and_restores_it():

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from deeplimits import runtime, sweeps
 
@@ -267,7 +269,35 @@ def test_a_fingerprint_is_the_same_in_every_process(program):
 
 def test_a_fingerprint_sees_all_of_an_array_and_refuses_what_changes_by_itself(run):
     small, large = torch.zeros(2000), torch.zeros(2000)
-    large[1000] = 1  # left out where it is printed
-    assert sweeps._fingerprint(run, square, (small,)) != sweeps._fingerprint(run, square, (large,))
-    with pytest.raises(ValueError, match=r"a grid depends on functions, numbers, .* got \[<function square"):
-        sweeps.grid(run, "squares", CELLS, square, [square])
+    large[1000] = 1e-5  # left out where it is printed
+    for held in (lambda x: x, lambda x: [1, x], lambda x: (x.numpy(),), lambda x: {"a": {"b": [x]}}):
+        assert sweeps._fingerprint(run, square, (held(small),)) != sweeps._fingerprint(run, square, (held(large),))
+    assert sweeps._fingerprint(run, square, ([square],)) != sweeps._fingerprint(run, square, ([other],))
+    with pytest.raises(ValueError, match=r"a grid depends on functions, numbers, .* got <object object"):
+        sweeps.grid(run, "squares", CELLS, square, [object()])
+
+
+def test_a_fingerprint_sees_the_cells_of_a_notebook(run):
+    """A number that the function reaches, and no context names, is edited in a cell and the grid started again."""
+    config = Config()
+    config.HistoryManager.hist_file = ":memory:"
+    shell = InteractiveShell.instance(config=config)
+    try:
+        shell.user_ns |= {"sweeps": sweeps, "run": run}
+
+        def found(*cells):
+            for cell in cells:
+                shell.run_cell(cell, store_history=True).raise_error()
+            return shell.user_ns["found"]
+
+        use = "found = sweeps.grid(run, 'n', [(1,)], lambda n: n * D)[1,]; mark = sweeps._cells()"
+        assert found("D = 3", use) == 3
+        first = shell.user_ns["mark"]
+        assert found(use) == 3 and shell.user_ns["mark"] == first  # the same cell again goes on with the same grid
+        assert found("D = 4", use) == 4
+        assert found("D = 3", use) == 3
+        assert shell.user_ns["mark"] != first and len(list(sweeps.folder_of(run).glob("n-*"))) == 3
+    finally:
+        InteractiveShell.clear_instance()
+        shell.restore_sys_module_state()
+    assert sweeps._cells() == []

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from math import nan
 from typing import TypeVar
 
@@ -143,7 +143,13 @@ def environment() -> dict[str, str]:
     """What an executed page should say about where its numbers come from: versions, hardware, settings."""
     run = current()
     gpu = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "none used"
-    libraries = ("deeplimits", "torch", "numpy", "scipy", "matplotlib", "jupyter-book")
+    libraries = {
+        name: version(name) for name in ("deeplimits", "torch", "numpy", "scipy", "matplotlib", "jupyter-book")
+    }
+    try:
+        numba = version("numba")
+    except PackageNotFoundError:
+        numba = "not installed"
     return {
         "Preset": run.preset,
         "Seed": str(run.seed),
@@ -154,7 +160,8 @@ def environment() -> dict[str, str]:
         "Threads for each chapter": str(torch.get_num_threads()),
         "System": platform.platform(aliased=True, terse=True),
         "Python": platform.python_version(),
-        **{name: version(name) for name in libraries},
+        **libraries,
+        "numba": numba,
     }
 
 

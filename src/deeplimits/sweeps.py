@@ -2,10 +2,10 @@
 
 A grid is a function and a list of cells. Each finished cell is written at once, under a temporary name that is
 then renamed, so a file is whole or absent; the same grid started again computes only what is missing. "The same"
-is decided by a fingerprint of everything the numbers depend on: the source of the library and of the
-function, the versions of Python, PyTorch and NumPy, the chapter, the preset, the seed, the device, the precision,
-and beside a GPU DEEPLIMITS_FILL, which decides what rounds as a CPU does. A chapter that ran to its end has its files
-removed by the build (:func:`forget`), so the next computes all afresh.
+is decided by a fingerprint of everything the numbers depend on: the source of the library and of the function, the
+versions of Python, PyTorch, NumPy, SciPy and Numba, the chapter and those of its cells that have run, the preset, the
+seed, the device, the precision, and beside a GPU DEEPLIMITS_FILL, which decides what rounds as a CPU does. A chapter that
+ran to its end has its files removed by the build (:func:`forget`), so the next computes all afresh.
 
 Cells are computed by as many processes as there are cores, or as DEEPLIMITS_WORKERS says (the build says 1, since
 chapters run side by side; on a GPU it is 1). Who outgrows one machine names the scheduler of a Dask cluster:
@@ -23,6 +23,7 @@ import io
 import os
 import re
 import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -52,8 +53,9 @@ def grid(
     """``{cell: compute(*cell)}`` for every cell, from files where an interrupted run left them.
 
     ``compute`` returns a tensor, a number, or a dictionary, list or tuple of these; the cells are tuples of
-    numbers or strings, all different. The fingerprint sees the source of ``compute``, not what it reaches from
-    its surroundings: name in ``context`` whatever else the numbers depend on (sizes, other functions).
+    numbers or strings, all different. The fingerprint sees the source of ``compute`` and, in a notebook, all cells run
+    so far, but not what ``compute`` reaches elsewhere: name in ``context`` whatever else the numbers depend on (sizes,
+    other functions).
 
     ``workers`` processes share the work; None leaves it to DEEPLIMITS_CLUSTER, DEEPLIMITS_WORKERS or the number of
     cores, in this order. With more than one, ``compute`` and what it reaches are sent to them by cloudpickle. An
@@ -150,13 +152,22 @@ def _fingerprint(run: Runtime, compute: Callable, context: tuple) -> str:
     settings = (run.key, run.preset, run.seed, str(run.device), str(run.dtype))
     if run.device.type == "cuda":
         settings += (os.environ.get("DEEPLIMITS_FILL") or "",)
-    return sha256(repr((cluster.versions(), settings, [_text(x) for x in (compute, *context)])).encode()).hexdigest()[
-        :16
-    ]
+    parts = (cluster.versions(), settings, _cells(), [_text(x) for x in (compute, *context)])
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _cells() -> list[str]:
+    """The cells of this notebook in the order in which they have last run, from the last; none outside a notebook."""
+    shell = "IPython" in sys.modules and sys.modules["IPython"].get_ipython()
+    return list(dict.fromkeys(reversed(shell.history_manager.input_hist_raw))) if shell else []
 
 
 def _text(x: object) -> str:
     """What stands for ``x`` in a fingerprint, the same in every process."""
+    if isinstance(x, dict):
+        x = list(x.items())
+    if isinstance(x, list | tuple):  # each by itself, for an array in a list is printed with few digits
+        return f"[{', '.join(map(_text, x))}]"
     text = inspect.getsource(x) if inspect.isroutine(x) else repr(x.tolist() if hasattr(x, "tolist") else x)
     if re.search(r" at 0x[0-9a-f]+>", text):
         raise ValueError(
