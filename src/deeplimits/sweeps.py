@@ -4,8 +4,8 @@ A grid is a function and a list of cells. Each finished cell is written at once,
 then renamed, so a file is whole or absent; the same grid started again computes only what is missing. "The same"
 is decided by a fingerprint of everything the numbers depend on: the source of the library and of the function, the
 versions of Python, PyTorch, NumPy, SciPy and Numba, the chapter and those of its cells that have run, the preset, the
-seed, the device, the precision, and beside a GPU DEEPLIMITS_FILL, which decides what rounds as a CPU does. A chapter that
-ran to its end has its files removed by the build (:func:`forget`), so the next computes all afresh.
+seed, the device, the precision, and beside a GPU DEEPLIMITS_FILL, which decides what rounds as a CPU does. A chapter
+that ran to its end has its files removed by the build (:func:`forget`), so the next computes all afresh.
 
 Cells are computed by as many processes as there are cores, or as DEEPLIMITS_WORKERS says (the build says 1, since
 chapters run side by side; on a GPU it is 1). Who outgrows one machine names the scheduler of a Dask cluster:
