@@ -67,7 +67,7 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
     ValueError as :func:`check` does, or if all workers are refused; ConnectionError if the scheduler is lost; and
     RuntimeError for a cell whose workers die again and again. Without a worker it waits for one.
     """
-    todo, running, seen, known, told, key = deque(cells), {}, {}, set(), False, f"{label}-{uuid4().hex}"
+    pending, running, seen, known, told, key = deque(cells), {}, {}, set(), False, f"{label}-{uuid4().hex}"
     with _connect(address, device) as client:
         import cloudpickle
         from distributed.scheduler import KilledWorker
@@ -76,7 +76,7 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
             # a task, not scattered data: if the worker that has it is lost, the scheduler makes it again
             text = cloudpickle.dumps(function)
             code = client.submit(bytes, text, key=f"{key}-code")
-            while todo or running:
+            while pending or running:
                 workers = _accepted(client, address, device, seen)
                 if not workers and not told:
                     _say(f"no worker of the cluster at {address} is there; the work waits for one (`dask worker`)")
@@ -84,25 +84,25 @@ def results(address: str, label: str, function: Callable, cells: Iterable, devic
                 for future, (cell, allowed) in list(running.items()):
                     if workers.isdisjoint(allowed):
                         del running[future]
-                        todo.appendleft(_unless_deadly(client, cell, key))
+                        pending.appendleft(_unless_deadly(client, cell, key))
                 # one for each worker, and not all: a cell may go to the workers that are known when it is sent
                 room, known = max(len(workers) - len(running), len(workers - known)), workers
-                for _ in range(min(room, len(todo))):
-                    cell, name = todo.popleft(), (key, uuid4().hex)
+                for _ in range(min(room, len(pending))):
+                    cell, name = pending.popleft(), (key, uuid4().hex)
                     future = client.submit(_alone, code, cell, versions(), key, key=name, workers=workers)
                     running[future] = cell, workers
                 for cell, allowed, result in _finished(running):
                     if isinstance(result, KilledWorker):
                         if code.status == "error":  # four workers were lost while they made it
                             code = client.submit(bytes, text, key=f"{key}-{uuid4().hex}")
-                        todo.appendleft(_unless_deadly(client, cell, key))
+                        pending.appendleft(_unless_deadly(client, cell, key))
                     elif isinstance(result, Exception):
                         # another program may have come to the address of a worker that was accepted
                         present = set(client.nthreads())
                         seen |= _objections(client, [w for w in allowed & present if not seen[w]], device)
                         if allowed <= present and not any(seen[w] for w in allowed):
                             raise RuntimeError(f"a worker cannot compute cell {cell} of {label}: {result}") from result
-                        todo.appendleft(cell)
+                        pending.appendleft(cell)
                     else:
                         yield result
         except (CancelledError, OSError) as error:
