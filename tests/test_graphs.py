@@ -10,7 +10,7 @@ from deeplimits import graphs
 
 @pytest.fixture
 def state():
-    return torch.tensor([1.0, float("nan")]), torch.zeros((), dtype=torch.long)
+    return torch.tensor([1.0, float("nan")], device="cpu"), torch.zeros((), dtype=torch.long, device="cpu")
 
 
 def step_of(state, calls):

@@ -115,7 +115,7 @@ def test_the_operations_of_a_gpu_against_the_compiled_loops(phi, ahead, generato
 
 
 def test_a_step_on_a_gpu_neither_waits_nor_copies(counting, monkeypatch):
-    """Eighteen kernels a layer and step, some thirty a step, however many there are; nothing comes or goes."""
+    """At most 19 kernels a layer and step and 30 a step, however many there are; nothing comes or goes."""
     monkeypatch.setenv("DEEPLIMITS_FILL", "0")
     generator = torch.Generator("cuda").manual_seed(3)
     x, y = torch.randn(2, N, D, device="cuda", generator=generator).unbind(0)
@@ -127,8 +127,8 @@ def test_a_step_on_a_gpu_neither_waits_nor_copies(counting, monkeypatch):
         found[L, steps] = count.kernels, count.waits, count.uploads
     kernels, waits, uploads = (dict(zip(found, column, strict=True)) for column in zip(*found.values(), strict=True))
     assert len(set(waits.values())) == len(set(uploads.values())) == 1
-    assert kernels[20, 10] - kernels[10, 10] <= 11 * 10 * 18
-    assert kernels[10, 20] - kernels[10, 10] <= 10 * (10 * 18 + 30)
+    assert kernels[20, 10] - kernels[10, 10] <= 11 * 10 * 19
+    assert kernels[10, 20] - kernels[10, 10] <= 10 * (10 * 19 + 30)
 
 
 @pytest.mark.parametrize("fill", ["0", "inf"])
