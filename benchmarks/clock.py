@@ -68,6 +68,6 @@ def libraries() -> list[str]:
             kernel = blas.get("architecture", "of its own choice")
             name = f"{Path(blas['filepath']).parent.name}: {blas['internal_api']} {blas['version']}"
             lines.append(f"{name}, kernel {kernel}, {blas['num_threads']} threads")
-    mkl = re.search(r"Math Kernel Library Version (\S+)", torch.__config__.show())
+    mkl = re.search(r"Math Kernel Library Version (\S+)", torch.__config__.parallel_info())
     name = f"torch {torch.__version__}: {f'mkl {mkl[1]}' if mkl else 'no mkl'}"
     return [*lines, f"{name}, kernel {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"]

@@ -151,7 +151,7 @@ def test_workers_are_killed_join_and_differ(pool, machines, other_library, monke
             say("start")
             while n >= 4 and not (folder / "go").exists():
                 time.sleep(0.05)
-            matrix = torch.randn(200, 200, generator=run.generator(n), dtype=run.dtype)
+            matrix = torch.randn(200, 200, generator=run.generator(n), dtype=run.dtype, device=run.device)
             found = matrix @ matrix + torch.get_num_threads()
             say("end")
             return found
