@@ -11,6 +11,7 @@ import shutil
 from functools import cache
 from hashlib import sha256
 from importlib.metadata import distributions
+from math import nan
 from pathlib import Path
 
 from jupyter_cache import get_cache
@@ -58,8 +59,8 @@ def read(path: Path) -> NotebookNode | None:
     return read_myst_markdown_notebook(text, path=path) if is_myst_markdown_notebook(text) else None
 
 
-def executed(notebook: NotebookNode) -> tuple[NotebookNode, float] | None:
-    """``notebook`` with its outputs and the seconds they took, or None if the cache does not have it.
+def executed(notebook: NotebookNode) -> tuple[NotebookNode, float, float] | None:
+    """``notebook`` with its outputs, the seconds they took and the peak memory in bytes, or None if it is not there.
 
     A record whose file is missing or cut off, which an interrupted run can leave behind, counts as absent.
     """
@@ -69,15 +70,16 @@ def executed(notebook: NotebookNode) -> tuple[NotebookNode, float] | None:
         _, merged = store.merge_match_into_notebook(notebook)
     except (KeyError, ValueError):
         return None
-    return merged, record.data["execution_seconds"]
+    return merged, record.data["execution_seconds"], record.data.get("peak_memory", nan)
 
 
-def keep(notebook: NotebookNode, path: Path, seconds: float) -> None:
+def keep(notebook: NotebookNode, path: Path, seconds: float, memory: float) -> None:
     """Put a fully executed notebook into the cache, over whatever an interrupted run has left there."""
     store = get_cache(folder())
     _, key = store.create_hashed_notebook(notebook)
     shutil.rmtree(folder() / "executed" / key, ignore_errors=True)
-    bundle = CacheBundleIn(notebook, str(path.relative_to(ROOT)), data={"execution_seconds": seconds})
+    data = {"execution_seconds": seconds, "peak_memory": memory}
+    bundle = CacheBundleIn(notebook, str(path.relative_to(ROOT)), data=data)
     store.cache_notebook_bundle(bundle, check_validity=False)
 
 

@@ -20,11 +20,12 @@ SIGNS = {"holds": "✓ holds", "fails": "✗ fails", "open": "open"}
 
 @dataclass(frozen=True)
 class Chapter:
-    """An executed page: its Sphinx name, its title, the seconds it took and its claim records."""
+    """An executed page: its Sphinx name, its title, what it took, seconds and bytes, and its claim records."""
 
     page: str
     title: str
     seconds: float
+    memory: float
     records: list[dict]
 
     @property
@@ -43,7 +44,7 @@ def read_chapter(page: str, path: Path) -> Chapter | None:
     title = re.search(r"^# (.+)$", path.read_text("utf8"), re.MULTILINE)
     outputs = [out for cell in found[0].cells for out in cell.get("outputs", [])]
     records = [record for out in outputs for record in out.get("data", {}).get(claims.MIME, [])]
-    return Chapter(page, title[1] if title else page, found[1], records)
+    return Chapter(page, title[1] if title else page, found[1], found[2], records)
 
 
 def check(chapters: list[Chapter]) -> None:

@@ -47,6 +47,13 @@ def curve(ax: Axes, x, runs: list[Tensor], label: str, color: str) -> Axes:
     return ax
 
 
+def allowed(ax: Axes, x, theory, allowance, label: str = "allowed") -> Axes:
+    """A grey band, theory give or take the allowance of a record: where the truth may lie at this finite size."""
+    theory, allowance = np.asarray(theory, float), np.asarray(allowance, float)
+    ax.fill_between(x, theory - allowance, theory + allowance, color="0.85", lw=0, zorder=0, label=label)
+    return ax
+
+
 def sizes_axis(ax: Axes, sizes) -> Axes:
     """A logarithmic x axis with a tick at each of a few ``sizes``, such as depths, and none elsewhere."""
     ax.set_xscale("log")

@@ -8,7 +8,7 @@ averaged in; what that means for a verdict is decided in ``claims``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import erfc, inf, nan, sqrt
+from math import erfc, inf, log, nan, sqrt
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ from deeplimits.checks import positive_integer
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured number; ``interval(z)`` is (low, high) with false-alarm rate ``false_alarm(z)``."""
+    """A measured number; ``interval(z)`` is (low, high) with false-alarm rate ``false_alarm(z)``.
+
+    ``quantity`` is what kind of number it is: ``constant``, ``exponent``, ``share``, ``distance`` or ``exact``.
+    """
 
     value: float
     standard_error: float
     samples: int
     diverged: int
     interval: Callable[[float], tuple[float, float]]
+    quantity: str = "constant"
 
     def __repr__(self) -> str:
         low, high = self.interval(4)
@@ -56,13 +60,63 @@ def difference(x: Tensor, y: Tensor) -> Estimate:
 
 
 def variance(x: Tensor) -> Estimate:
-    """The variance of one number a run; its standard error comes from the fourth central moment."""
+    """The variance of one number a run (three runs at least): jackknife of its logarithm, with Student's interval.
+
+    For normal runs the interval keeps its false-alarm rate from a dozen runs on, up to a factor of five at 4 standard
+    errors. Runs with heavy tails hide their own spread: of exponential ones 0.3 % miss at 4 standard errors with 200
+    runs, of log-normal ones 3 %. Take the variance of their logarithm.
+    """
     x, diverged = _finite(x)
     n = x.size
-    if n < 2:
+    if n < 3 or not np.ptp(x):
         return Estimate(nan, nan, n, diverged, lambda z: (nan, nan))
-    s2, m4 = x.var(ddof=1), ((x - x.mean()) ** 4).mean()
-    return _student(s2, sqrt(max(m4 - s2**2, 0.0) / n), inf, n, diverged)
+    s2 = x.var(ddof=1)
+    # The variance without run i, in closed form; it is zero if run i alone differs from the others.
+    without = np.maximum(((n - 1) * s2 - n / (n - 1) * (x - x.mean()) ** 2) / (n - 2), 1e-300)
+    logs = np.log(without)
+    error = sqrt((n - 1) / n * ((logs - logs.mean()) ** 2).sum())
+
+    def interval(z: float) -> tuple[float, float]:
+        factor = float(np.exp(min(error * stats.t.isf(false_alarm(z) / 2, n - 1), 700.0)))
+        return float(s2 / factor), float(s2 * factor)
+
+    return Estimate(float(s2), float(s2 * error), n, diverged, interval)
+
+
+def ratio(x: Tensor, y: Tensor) -> Estimate:
+    """mean(x) / mean(y) of paired runs, by the jackknife: what x and y share cancels.
+
+    A run that diverged in one counts as diverged. Unlike the mean of x / y its expectation is the ratio of the means.
+    The mean of ``y`` must be many standard errors away from zero.
+    """
+    whole = x.isfinite() & y.isfinite()
+    (a, _), (b, _) = _finite(x[whole]), _finite(y[whole])
+    n, lost = a.size, int((~whole).sum())
+    if n < 2:
+        return Estimate(nan, nan, n, lost, lambda z: (nan, nan))
+    without = (a.sum() - a) / (b.sum() - b)
+    error = sqrt((n - 1) / n * ((without - without.mean()) ** 2).sum())
+    return _student(a.mean() / b.mean(), error, n - 1, n, lost)
+
+
+def controlled(x: Tensor, control: Tensor, expectation: float | Tensor = 0.0) -> Estimate:
+    """The mean of ``x`` with the help of ``control``, drawn by the same runs, whose mean is known: ``expectation``.
+
+    ``control`` is (runs,) or (runs, k). What least squares explains of x by the controls is taken out; the coefficients
+    cost k degrees of freedom, and a bias of order 1/runs, far below the standard error.
+    """
+    c = control.reshape(len(x), -1).double() - torch.as_tensor(expectation, dtype=torch.float64, device=control.device)
+    whole = x.isfinite() & c.isfinite().all(1)
+    (y, _), c = _finite(x[whole]), c[whole].cpu().numpy()
+    n, lost = y.size, int((~whole).sum())
+    if n < c.shape[1] + 3:
+        return Estimate(nan, nan, n, lost, lambda z: (nan, nan))
+    design = np.column_stack([np.ones(n), c])
+    coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = n - design.shape[1]
+    spread = ((y - design @ coefficients) ** 2).sum() / freedom
+    error = sqrt(spread * np.linalg.pinv(design.T @ design)[0, 0])
+    return _student(coefficients[0], error, freedom, n, lost)
 
 
 def proportion(hits: Tensor) -> Estimate:
@@ -77,7 +131,7 @@ def proportion(hits: Tensor) -> Estimate:
         high = stats.beta.isf(tail, k + 1, n - k) if k < n else 1.0
         return float(low), float(high)
 
-    return Estimate(k / n, sqrt(k / n * (1 - k / n) / n), n, 0, interval)
+    return Estimate(k / n, sqrt(k / n * (1 - k / n) / n), n, 0, interval, "share")
 
 
 def distance(x: Tensor, law: Callable | Tensor) -> Estimate:
@@ -98,7 +152,8 @@ def distance(x: Tensor, law: Callable | Tensor) -> Estimate:
         chance = lambda z: stats.kstwobign.isf(false_alarm(z)) / sqrt(effective)  # noqa: E731
     elif n:
         d, effective = stats.kstest(x, law, method="asymp").statistic, n
-        chance = lambda z: stats.kstwo.isf(false_alarm(z), n)  # noqa: E731
+        # beyond 7 standard errors SciPy's inverse fails, and Massart's bound is as good as equal to it
+        chance = lambda z: stats.kstwo.isf(false_alarm(z), n) if z < 7 else sqrt(log(2 / false_alarm(z)) / (2 * n))  # noqa: E731
     else:
         return Estimate(nan, nan, n, diverged, lambda z: (nan, nan))
     # 0.26 is the standard deviation of Kolmogorov's limit law
@@ -108,12 +163,13 @@ def distance(x: Tensor, law: Callable | Tensor) -> Estimate:
         n,
         diverged,
         lambda z: (max(0.0, float(d - chance(z))), min(1.0, float(d + chance(z)))),
+        "distance",
     )
 
 
 def exact(value: float, samples: int = 1) -> Estimate:
     """A number without sampling error: a deterministic residual, or a count that must hit its target."""
-    return Estimate(float(value), 0.0, samples, 0, lambda z: (float(value), float(value)))
+    return Estimate(float(value), 0.0, samples, 0, lambda z: (float(value), float(value)), "exact")
 
 
 def power_law(
@@ -158,7 +214,7 @@ def power_law(
         parts = weights**2 * logs.var(0, ddof=1)
         error, freedom = sqrt(parts.sum()), _welch(parts, n - 1)
     slope = float(weights @ [np.log(x.mean()) for x in kept])
-    return _student(slope, error, freedom, int(n.min()), sum(lost))
+    return _student(slope, error, freedom, int(n.min()), sum(lost), "exponent")
 
 
 def square_sums(sequences: Tensor) -> tuple[list[int], Tensor]:
@@ -204,7 +260,7 @@ def _welch(parts: np.ndarray, freedom: np.ndarray) -> float:
     return float(parts.sum() ** 2 / spread) if spread > 0 else inf
 
 
-def _student(value: float, error: float, freedom: float, n: int, diverged: int) -> Estimate:
+def _student(value: float, error: float, freedom: float, n: int, diverged: int, quantity: str = "constant") -> Estimate:
     """An estimate whose interval widens with few degrees of freedom, to keep its false-alarm rate."""
     value, error = float(value), float(error)
 
@@ -212,7 +268,7 @@ def _student(value: float, error: float, freedom: float, n: int, diverged: int) 
         half = error * (z if freedom == inf else stats.t.isf(false_alarm(z) / 2, freedom))
         return value - float(half), value + float(half)
 
-    return Estimate(value, error, n, diverged, interval)
+    return Estimate(value, error, n, diverged, interval, quantity)
 
 
 def _finite(x: Tensor) -> tuple[np.ndarray, int]:

@@ -1,0 +1,128 @@
+"""Records of claims as they are shown: one line a claim, its rows folded beneath.
+
+A :class:`Table` works on records as JSON, so the scorecard shows them as the chapters do.
+"""
+
+import re
+from dataclasses import dataclass
+from html import escape
+from math import floor, inf, isfinite, isnan, log10
+
+from deeplimits.verdict import Range, excludes, numbers, of_claim
+
+MIME = "application/vnd.deeplimits.claims+json"
+SIGNS = {"confirmed": "✓ confirmed", "agrees": "≈ agrees", "fails": "✗ fails", "open": "open"}
+HEAD = [
+    "| measurement | verdict | theory | allowance | resolution | measured | interval | from theory | runs |",
+    "|:--|:--|--:|--:|--:|--:|:-:|--:|--:|",
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Records as Markdown; the summary at a chapter's end also carries them as JSON."""
+
+    records: list[dict]
+    summary: bool = False
+
+    def _repr_markdown_(self) -> str:
+        blocks = []
+        for id in dict.fromkeys(r["id"] for r in self.records):
+            rows = [r for r in self.records if r["id"] == id]
+            blocks.append(_folded(line(rows), rows, self.summary))
+        return "\n\n".join(blocks)
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        bundle = {"text/plain": repr(self), "text/markdown": self._repr_markdown_()}
+        return bundle | ({MIME: self.records} if self.summary else {})
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{r['id']} {r['part']}: {' | '.join(cells(r))}" for r in self.records)
+
+
+def line(rows: list[dict]) -> str:
+    """What became of a claim, as HTML: its verdict, how many of its rows are confirmed, and how far its rival is."""
+    counted, first = [r for r in rows if r["counted"]], rows[0]
+    name = f"<b>{first['id']}</b> {escape(first['title'])}"
+    link = f'<a class="claim" href="../scorecard.html#{first["id"].lower()}">{name}</a>'
+    if not counted:
+        fine = all(r["verdict"] != "fails" for r in rows)
+        return f"{link}: {len(rows)} code check{'s' * (len(rows) > 1)}, {'passed' if fine else '✗ failed'}"
+    good = sum(r["verdict"] == "confirmed" for r in counted)
+    verdict = of_claim(rows)
+    rivals = [abs(float(r["rival_distance"])) for r in counted if excludes(r)]
+    rival = f", closest rival {_errors(min(rivals))} away" if rivals else ""
+    return f"{link} {SIGNS[verdict]}, {good} of {len(counted)}{rival}"
+
+
+def _folded(head: str, rows: list[dict], linked: bool) -> str:
+    """An HTML fold with a Markdown table in it; the reasons for allowances stand below, each once."""
+    reasons = list(dict.fromkeys(r["why"] for r in rows if r["why"] and r["counted"]))
+    lines = [f'<details class="verdict"><summary>{head}</summary>', "", *HEAD]
+    for r in rows:
+        part = re.sub(" ([=<]) ", "\u00a0\\1\u00a0", r["part"]).replace("|", "\\|")  # a bar would end the cell
+        name = f'<a href="#{r["anchor"]}">{part}</a>' if linked else f'<span id="{r["anchor"]}"></span>{part}'
+        shown = cells(r)
+        if r["why"] in reasons:
+            shown[2 if r["allowance"] else 3] += f" [{reasons.index(r['why']) + 1}]"
+        lines.append(f"| {' | '.join([name, *shown])} |")
+    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
+    return "\n".join([*lines, "", *notes, "", "</details>"])
+
+
+def cells(r: dict) -> list[str]:
+    """Cells of a row after its name: verdict, theory, allowance, resolution, measured, interval, distance, runs."""
+    value, exact = float(r["measured"]), not r["false_alarm"]
+    low, high = numbers(r["interval"])
+    # as many digits as show two of the interval's half-width, or four of an exact number
+    scale = abs(value) * 1e-2 if exact else (high - low) / 2
+    digits = 1 - floor(log10(scale)) if 0 < scale < inf else 4
+    theory = numbers(r["theory"])
+    shown = number(theory[0], digits + 1) if theory[0] == theory[1] else bound(theory)
+    if r["printed"] is not None:
+        shown += f" (printed: {between(numbers(r['printed']), digits + 1)})"
+    if r["rival"] is not None:
+        shown += f" (rival: {between(numbers(r['rival']), digits + 1)})"
+    interval = "exact" if exact else f"{number(low, digits)} … {number(high, digits)}"
+    runs = f"{r['samples']:,}".replace(",", " ") + (f" ({r['diverged']} diverged)" if r["diverged"] else "")
+    sign = SIGNS[r["verdict"]] if r["counted"] else "code check" if r["verdict"] != "fails" else "✗ code check"
+    away = _errors(float(r["distance"]))
+    return [sign, shown, _size(r["allowance"]), _size(r["resolution"]), number(value, digits), interval, away, runs]
+
+
+def number(x: float, digits: int) -> str:
+    """``x`` to so many decimals, or in powers of ten where these would show none of its own digits, or too many."""
+    if not isfinite(x):
+        return {inf: "∞", -inf: "−∞"}.get(x, "NaN")
+    if not x:
+        return "0"
+    size, decimals = floor(log10(abs(x))), min(max(digits, 0), 12)
+    if size >= 6 or (size < -4 and digits > 5):
+        text = f"{x:.{min(max(size + digits, 0), 3)}e}"
+        text = re.sub(r"e([+-])0*(\d+)", r"e\1\2", text).replace("e+", "e")
+    else:
+        text = f"{x:.{decimals}f}"
+    return text.replace("-", "−" if float(text) else "")  # no minus in front of a rounded zero
+
+
+def between(r: Range, digits: int) -> str:
+    low, high = r
+    if low == high:
+        return number(low, digits)
+    low, high = (f"{x:.4g}".replace("-", "−") if isfinite(x) else number(x, 0) for x in r)
+    if low == high:  # to the digits shown
+        return low
+    return f"≤ {high}" if r[0] == -inf else f"≥ {low}" if r[1] == inf else f"{low} … {high}"
+
+
+def bound(r: Range) -> str:
+    """An open range, as the inequality that it is."""
+    return between(r, 4).replace("≤", "<").replace("≥", ">").replace("…", "< … <")
+
+
+def _size(x: float) -> str:
+    return f"± {x:.2g}" if x else ""
+
+
+def _errors(x: float) -> str:
+    return "" if isnan(x) else f"{x:.1f} se".replace("-", "−") if abs(x) < 36.9 else "over 36 se"
