@@ -176,7 +176,7 @@ def _code(notebook):
 
 
 def _peak_memory(provisioner):
-    """The most memory that a kernel's process has had, in bytes; NaN if it is gone, or where the system does not say."""
+    """The most memory that a kernel has had, in bytes; NaN if it is gone, or where the system does not say."""
     try:
         status = Path(f"/proc/{provisioner.process.pid}/status").read_text("utf8")
     except (AttributeError, OSError):

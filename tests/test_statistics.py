@@ -30,7 +30,11 @@ def test_mean_and_variance_by_hand():
     half = stats.t.isf(statistics.false_alarm(2) / 2, 3) * m.standard_error
     assert m.interval(2) == (pytest.approx(3 - half), pytest.approx(3 + half))
     assert v.value == pytest.approx(14 / 3)
-    assert v.standard_error == pytest.approx(((24.5 - (14 / 3) ** 2) / 4) ** 0.5)
+    without = np.log([np.var(np.delete(x.numpy(), i), ddof=1) for i in range(4)])
+    error = (3 / 4 * ((without - without.mean()) ** 2).sum()) ** 0.5
+    assert v.standard_error == pytest.approx(14 / 3 * error)
+    half = stats.t.isf(statistics.false_alarm(1) / 2, 3) * error
+    assert v.interval(1) == (pytest.approx(14 / 3 * np.exp(-half)), pytest.approx(14 / 3 * np.exp(half)))
     d = statistics.difference(x, torch.tensor([1.0, 3.0]))
     assert (d.value, d.standard_error) == (1.0, pytest.approx((14 / 3 / 4 + 1) ** 0.5))
     low, high = stats.ttest_ind([1, 2, 3, 6], [1, 3], equal_var=False).confidence_interval(
@@ -45,12 +49,65 @@ def test_intervals_cover_as_often_as_they_say(generator):
     assert abs(coverage([statistics.mean(x) for x in few], 0.0, 2) - 0.9545) < 0.023
     runs = [normal(generator, 200) for _ in range(2000)]
     assert abs(coverage([statistics.mean(x) for x in runs], 0.0, 2) - 0.9545) < 0.023
-    assert abs(coverage([statistics.variance(x) for x in runs], 1.0, 2) - 0.9545) < 0.035  # asymptotic
     assert coverage([statistics.proportion(x > 1) for x in runs], stats.norm.sf(1), 2) > 0.9545 - 0.023  # conservative
     assert abs(coverage([statistics.distance(x, stats.norm.cdf) for x in runs], 0.0, 2) - 0.9545) < 0.023
     pairs = list(zip(runs[::2], runs[1::2], strict=True))
     assert abs(coverage([statistics.difference(x, 2 * y) for x, y in pairs], 0.0, 2) - 0.9545) < 0.033
     assert coverage([statistics.distance(x, y) for x, y in pairs], 0.0, 2) > 0.9545 - 0.033
+
+
+@pytest.mark.parametrize("n", [12, 50, 200])
+def test_variance_of_normal_runs_keeps_its_false_alarm_rate(generator, n):
+    """8000 replicates: missed in at most 6.5 % at 2 and 0.9 % at 3 standard errors, where 4.6 and 0.27 % are nominal.
+
+    An interval that takes the fourth moment as known misses in 23, 9 and 6 %, and in 13, 3 and 1 %.
+    """
+    estimates = [statistics.variance(x) for x in 3 * normal(generator, 8000, n)]
+    assert 0.035 < 1 - coverage(estimates, 9.0, 2) < 0.065
+    assert 1 - coverage(estimates, 9.0, 3) < 0.009
+
+
+def test_variance_of_equal_or_two_runs_is_unknown():
+    assert all(np.isnan(statistics.variance(torch.tensor(x)).value) for x in ([1.0, 2.0], [3.0, 3.0, 3.0]))
+
+
+def test_ratio_of_paired_runs(generator):
+    """2000 replicates of 20 runs that share much noise; 5 standard errors of the coverage are 2.3 %."""
+
+    def pair():
+        shared = torch.exp(normal(generator, 20))
+        return 3 * shared + 0.3 * normal(generator, 20), shared + 0.1 * normal(generator, 20)
+
+    estimates = [statistics.ratio(*pair()) for _ in range(2000)]
+    assert 0.9545 - 0.04 < coverage(estimates, 3.0, 2) < 0.9545 + 0.023  # the jackknife of few skewed runs
+    x = torch.tensor([1.0, 2.0, torch.inf])
+    twice = statistics.ratio(2 * x, x)
+    assert (twice.value, twice.standard_error, twice.samples, twice.diverged) == (2.0, 0.0, 2, 1)
+    assert np.isnan(statistics.ratio(x[2:], x[2:]).value)
+
+
+def test_controlled_mean_is_sharper_and_honest(generator):
+    """2000 replicates of 20 runs with two controls that explain 99 % of the variance."""
+
+    def experiment():
+        controls = normal(generator, 20, 2) + torch.tensor([1.0, -2.0])
+        x = 5 + 3 * (controls[:, 0] - 1) - 2 * (controls[:, 1] + 2) + 0.36 * normal(generator, 20)
+        return statistics.controlled(x, controls, torch.tensor([1.0, -2.0])), statistics.mean(x)
+
+    sharp, plain = zip(*(experiment() for _ in range(2000)), strict=True)
+    assert abs(coverage(sharp, 5.0, 2) - 0.9545) < 0.023
+    assert np.mean([e.standard_error for e in sharp]) < 0.15 * np.mean([e.standard_error for e in plain])
+    x = torch.tensor([1.0, 2.0, 3.0, 4.0, torch.nan])
+    assert statistics.controlled(x, x, 0.0).value == pytest.approx(0.0)
+    assert statistics.controlled(x, x, 0.0).diverged == 1
+    assert np.isnan(statistics.controlled(x[:3], x[:3]).value)
+
+
+def test_distance_far_away_has_an_interval(generator):
+    """At 7 standard errors Kolmogorov's law gives way to a bound, with a step of less than 1 %."""
+    d = statistics.distance(normal(generator, 1000), stats.norm.cdf)
+    near, far = d.interval(6.999)[1], d.interval(7.0)[1]
+    assert near < far < 1.01 * near < d.interval(20)[1]
 
 
 def test_distance_finds_a_shifted_law(generator):

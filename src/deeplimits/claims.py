@@ -202,7 +202,7 @@ class Ledger:
         resolution = default if resolution is None else _amount(f"resolution of {name}", resolution)
         if theory[0] == theory[1] and not resolution and measured.quantity != "exact":
             raise ValueError(f"{name} has no resolution: 2 % of a theory of 0 is nothing; pass resolution=")
-        if (allowance or resolution > default * (1 + 1e-9)) and not why:
+        if (allowance or 0 < default * (1 + 1e-9) < resolution) and not why:
             raise ValueError(
                 f"{name} has an allowance, or a resolution above {default:.3g}, without a reason; pass why="
             )
