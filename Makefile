@@ -1,6 +1,7 @@
 # Deep ResNets at the Limit. `make` or `make help` lists what there is.
 PRESET ?= standard
 SEED   ?= 0
+SEEDS  ?= $(SEED)
 DEVICE ?=
 PYTHON ?= python3
 # Chapters side by side: one a core, but one at a time where they share a GPU that PyTorch sees.
@@ -38,13 +39,14 @@ RUN_CHAPTERS = $(PYTEST) -n $(JOBS) --dist loadfile --nbval-cell-timeout=$(TIMEO
 # Of all chapters, those that show most of what can go wrong on a GPU, in the shortest time; options may come before.
 ON_GPU := $(addprefix chapters/,phase/your-network.md scaling/smooth-weights.md training/stochastic-approximation.md)
 
-.PHONY: help install book test test-gpu bench pdf clean
+.PHONY: help install book test test-gpu audit bench pdf clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make book     run every chapter and build the book in _build/html"
 	@echo "make test     check everything: code, chapters, pages (at PRESET=smoke)"
 	@echo "make test-gpu unit tests and all chapters on the GPU, or on a stand-in for one (at PRESET=smoke)"
+	@echo "make audit    run every chapter at each of SEEDS=\"0 7\", and ask all their verdicts together"
 	@echo "make bench    time the fast methods against plain loops"
 	@echo "make pdf      print the book to _build/book.pdf (needs Chromium)"
 	@echo "make install  only create .venv, which the others do by themselves"
@@ -92,11 +94,21 @@ test: $(READY)
 	$(RUN_CHAPTERS)
 	$(call jupyter-book,html,_build/test)
 	DEEPLIMITS_SITE=_build/test/_build/html $(PYTEST) -n auto --dist worksteal -rs --tb=short tests/book
+	$(BIN)/python tools/audit.py _build/test/_build/claims.json
 	$(BIN)/python tools/on_gpu.py $(ON_GPU)
 
 test-gpu: PRESET = smoke
 test-gpu: $(READY)
 	$(BIN)/python tools/on_gpu.py
+
+# The ledgers alone, without pages; a seed whose chapters are in the cache takes seconds.
+LEDGERS = $(foreach seed,$(SEEDS),_build/ledgers/$(PRESET)-$(seed).json)
+audit: $(READY)
+	@for seed in $(SEEDS); do \
+	    export DEEPLIMITS_SEED=$$seed; echo "Seed $$seed"; \
+	    $(RUN_CHAPTERS) && $(BIN)/python tools/collect.py _build/ledgers/$(PRESET)-$$seed.json || exit 1; \
+	done
+	$(BIN)/python tools/audit.py $(LEDGERS)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
