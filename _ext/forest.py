@@ -7,7 +7,6 @@ is hidden leaves no gap.
 
 from collections.abc import Callable
 from html import escape
-from math import isfinite
 
 from deeplimits import claims
 from deeplimits.tables import cells
@@ -18,8 +17,8 @@ EDGE = 2.0  # what lies beyond is shown at the edge, as an arrow
 PITCH = 7  # pixels from row to row
 SHAPES = """<svg class="shapes" width="0" height="0" aria-hidden="true"><defs>
 <circle id="forest-confirmed" r="2.6"/>
-<circle id="forest-agrees" r="2.2" class="hollow"/>
-<path id="forest-fails" d="M-3-3L3 3M-3 3L3-3" class="hollow"/>
+<circle id="forest-agrees" r="2.5" fill="none" stroke-width="1.2"/>
+<path id="forest-fails" d="M-3-3L3 3M-3 3L3-3" stroke-width="1.6"/>
 <rect id="forest-exact" x="-2.2" y="-2.2" width="4.4" height="4.4"/>
 <path id="forest-low" d="M0 0l6-3.2v6.4z"/>
 <path id="forest-high" d="M0 0l-6-3.2v6.4z"/>
@@ -80,7 +79,7 @@ def plot(chapters: list[Chapter], place: Callable[[Chapter, str], str]) -> str:
         lines.append(
             f'<div data-claim="{claim.id.lower()}">{name}<svg height="{height}">\n' + "\n".join(dots) + "</svg></div>"
         )
-    marks = "".join(f'<span style="left:{percent(x)}">{text}</span>' for x, text in zip((-1, 0, 1), "−01", strict=True))
+    marks = "".join(f'<span style="left:{percent(x)}">{text}</span>' for x, text in ((-1, "−1"), (0, "0"), (1, "1")))
     axis = f'<div class="axis"><span>claim</span><div>{marks}</div></div>'
     caption = (
         f"{drawn} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave it); "

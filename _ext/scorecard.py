@@ -1,8 +1,8 @@
 """The scorecard: counts, a forest plot, a filter, and an entry for each claim, made from the ledger.
 
-``{scorecard}`` gives the counts, ``{scorecard} marion`` the entries of that paper's claims; with ``:verdict: agrees`` only
-those with that verdict. ``{forest}`` gives the filter and the plot. The fields by which the script ``scorecard.js``
-filters stand in the entry, in the element with its anchor.
+``{scorecard}`` gives the counts, ``{scorecard} marion`` the entries of that paper's claims; with ``:verdict: agrees``
+only those with that verdict. ``{forest}`` gives the filter and the plot. The fields by which the script
+``scorecard.js`` filters stand in the entry, in the element with its anchor.
 """
 
 from collections.abc import Callable
@@ -45,8 +45,8 @@ def summary(chapters: list[Chapter], place: Place) -> str:
         f"Of the {len(found)} claims of this book **{counts['confirmed']} are confirmed**, {counts['agrees']} agree, "
         f"**{counts['fails']} fail** and {counts['open']} are open, that is, not tested yet; "
         f"{plural(counts['note'], 'is a note that needs', 'are notes that need')} no experiment. "
-        f"{plural(len(corrections), 'claim corrects', 'claims correct')} what a source prints; "
-        f"{corrected} of them are confirmed.",
+        f"{plural(len(corrections), 'claim corrects', 'claims correct')} what a source prints; of these, {corrected} "
+        f"{'is' if corrected == 1 else 'are'} confirmed.",
         f"The verdicts rest on {plural(len(rows), 'row')}: {len(rows) - len(random)} exact and {len(random)} random. "
         f"Of the random ones **{good} are confirmed**{share}. In {chosen} rows the allowance is our choice. "
         f"{plural(len(records) - len(rows), 'check')} of the code are not counted.",

@@ -28,6 +28,9 @@ document.addEventListener("DOMContentLoaded", () => {
       if (fits) shown.add(entry.id);
       entry.closest("tr").hidden = !fits;
     });
+    document.querySelectorAll("table.scorecard").forEach((table) => {
+      table.hidden = !table.querySelector("tbody tr:not([hidden])");
+    });
     const chapter = form.elements.chapter.value;
     document.querySelectorAll(".forest [data-claim]").forEach((row) => {
       row.hidden = !shown.has(row.dataset.claim);

@@ -51,7 +51,9 @@ def test_the_readme_says_what_was_recorded():
 
 def test_without_a_record_it_says_so(tmp_path):
     assert costs.words(costs.read(tmp_path / "build.csv")).startswith("Not measured yet")
-    assert "memory was not measured" in costs.words(costs.rows(LEDGER | {"memory": dict.fromkeys(LEDGER["seconds"])}, 2))
+    assert "memory was not measured" in costs.words(
+        costs.rows(LEDGER | {"memory": dict.fromkeys(LEDGER["seconds"])}, 2)
+    )
 
 
 def test_the_page_shows_what_each_chapter_took():

@@ -6,7 +6,7 @@ import pytest
 
 from deeplimits import statistics
 from deeplimits.claims import Ledger
-from deeplimits.tables import between, bound, cells, line, number, rival
+from deeplimits.tables import between, bound, cells, line, name, number, rival
 
 
 def measured(value, error=1.0, diverged=0):
@@ -75,11 +75,11 @@ def test_no_zero_stands_beside_what_is_not_zero():
 def test_the_line_of_a_claim():
     rows = [row(1.0, measured(1.0, 0.1), "a", rival=2.0), row(1.0, measured(1.0, 0.1), "b", rival=(9.0, inf))]
     assert rival(rows) == "closest rival 10.0 se away"
-    assert line(rows).endswith('</a> <span class="confirmed">✓ confirmed</span>, 2 of 2, closest rival 10.0 se away')
-    assert 'href="../scorecard.html#m-03"' in line(rows)
+    assert line(rows) == '<span class="confirmed">✓ confirmed</span>, 2 of 2, closest rival 10.0 se away'
+    assert name(rows[0]).startswith('<a class="claim" href="../scorecard.html#m-03"><b>M-03</b> ')
     rows.append(row(1.0, measured(1.0, 0.3), "c"))
-    assert line(rows).endswith('</a> <span class="agrees">≈ agrees</span>, 2 of 3, closest rival 10.0 se away')
-    assert line(rows[2:]).endswith("</span>, 0 of 1")
+    assert line(rows) == '<span class="agrees">≈ agrees</span>, 2 of 3, closest rival 10.0 se away'
+    assert line(rows[2:]) == '<span class="agrees">≈ agrees</span>, 0 of 1'
     assert rival([row(1.0, statistics.exact(1.0), rival=2.0)]) == "rival excluded"
 
 
@@ -88,9 +88,10 @@ def test_rows_are_folded_and_colour_their_verdict():
     ledger.record("M-03", "mean of |p|, L = 10", 0.0, measured(0.0), resolution=9.0, why="few runs")
     ledger.check("M-03", "sum", 1.0, statistics.exact(1.0))
     text = ledger.show("M-03")._repr_markdown_()
-    assert text.startswith('<details class="verdict"><summary>') and text.endswith("</details>")
+    assert text.startswith('<div class="claim"><a class="claim"') and text.endswith("</details></div>")
+    assert '\n<details class="verdict"><summary><span class="agrees">' in text
     assert '| <span id="claim-m-03-mean-of-p-l-10"></span>mean of \\|p\\|, L\u00a0=\u00a010 |' in text
-    assert '<span class="confirmed">✓ confirmed</span> |' in text and '<span class="confirmed">code check</span>' in text
+    assert all(f'<span class="confirmed">{said}</span> |' in text for said in ("✓ confirmed", "code check"))
     assert "± 9 [1]" in text and "1. few runs" in text
     again = ledger.table()._repr_markdown_()
-    assert again.startswith('<details class="verdict again">') and 'href="#claim-m-03-mean-of-p-l-10"' in again
+    assert '<details class="verdict again">' in again and 'href="#claim-m-03-mean-of-p-l-10"' in again

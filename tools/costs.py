@@ -2,8 +2,8 @@
 
 python tools/costs.py _build/claims.json
 
-replaces the rows of the build's preset in ``benchmarks/build.csv`` (cores of the machine, preset, chapter, seconds on one
-core, peak memory in GiB) and writes what follows from them between two marks of ``README.md``.
+replaces the rows of the build's preset in ``benchmarks/build.csv`` (cores of the machine, preset, chapter, seconds on
+one core, peak memory in GiB) and writes what follows from them between two marks of ``README.md``.
 """
 
 import csv

@@ -29,7 +29,7 @@ class Table:
         blocks = []
         for id in dict.fromkeys(r["id"] for r in self.records):
             rows = [r for r in self.records if r["id"] == id]
-            blocks.append(_folded(line(rows), rows, self.summary))
+            blocks.append(_folded(rows, self.summary))
         return "\n\n".join(blocks)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
@@ -40,17 +40,21 @@ class Table:
         return "\n".join(f"{r['id']} {r['part']}: {' | '.join(cells(r))}" for r in self.records)
 
 
+def name(record: dict) -> str:
+    """A claim's id and title, linked to its entry on the scorecard, as HTML."""
+    id, title = record["id"], escape(record["title"])
+    return f'<a class="claim" href="../scorecard.html#{id.lower()}"><b>{id}</b> {title}</a>'
+
+
 def line(rows: list[dict]) -> str:
     """What became of a claim, as HTML: its verdict, how many of its rows are confirmed, and how far its rival is."""
-    counted, first = [r for r in rows if r["counted"]], rows[0]
-    name = f"<b>{first['id']}</b> {escape(first['title'])}"
-    link = f'<a class="claim" href="../scorecard.html#{first["id"].lower()}">{name}</a>'
+    counted = [r for r in rows if r["counted"]]
     if not counted:
         fine = all(r["verdict"] != "fails" for r in rows)
         said = "passed" if fine else sign("fails", "✗ failed")
-        return f"{link}: {len(rows)} code check{'s' * (len(rows) > 1)}, {said}"
+        return f"{len(rows)} code check{'s' * (len(rows) > 1)}, {said}"
     good = sum(r["verdict"] == "confirmed" for r in counted)
-    return ", ".join(filter(None, [f"{link} {sign(of_claim(rows))}", f"{good} of {len(counted)}", rival(rows)]))
+    return ", ".join(filter(None, [sign(of_claim(rows)), f"{good} of {len(counted)}", rival(rows)]))
 
 
 def sign(verdict: str, text: str = "") -> str:
@@ -65,24 +69,25 @@ def rival(rows: list[dict]) -> str:
     return f"closest rival {_errors(min(random))} away" if random else "rival excluded" if found else ""
 
 
-def _folded(head: str, rows: list[dict], linked: bool) -> str:
-    """An HTML fold with a Markdown table in it; the reasons for allowances stand below, each once.
+def _folded(rows: list[dict], linked: bool) -> str:
+    """The claim's name, and an HTML fold with a Markdown table in it; reasons for allowances stand below, each once.
 
     ``linked`` rows are shown again, and lead to the fold where they were shown first.
     """
     reasons = list(dict.fromkeys(r["why"] for r in rows if r["why"] and r["counted"]))
     kind = "verdict again" if linked else "verdict"
-    lines = [f'<details class="{kind}"><summary>{head}</summary>', "", *HEAD]
+    fold = f'<details class="{kind}"><summary>{line(rows)}</summary>'
+    lines = [f'<div class="claim">{name(rows[0])}', fold, "", *HEAD]  # a link in a summary could not be told from it
     for r in rows:
         part = re.sub(" ([=<]) ", "\u00a0\\1\u00a0", r["part"]).replace("|", "\\|")  # a bar would end the cell
-        name = f'<a href="#{r["anchor"]}">{part}</a>' if linked else f'<span id="{r["anchor"]}"></span>{part}'
+        place = f'<a href="#{r["anchor"]}">{part}</a>' if linked else f'<span id="{r["anchor"]}"></span>{part}'
         shown = cells(r)
         shown[0] = sign(r["verdict"], shown[0])
         if r["why"] in reasons:
             shown[2 if r["allowance"] else 3] += f" [{reasons.index(r['why']) + 1}]"
-        lines.append(f"| {' | '.join([name, *shown])} |")
+        lines.append(f"| {' | '.join([place, *shown])} |")
     notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([*lines, "", *notes, "", "</details>"])
+    return "\n".join([*lines, "", *notes, "", "</details></div>"])
 
 
 def cells(r: dict) -> list[str]:
@@ -125,6 +130,7 @@ def number(x: float, digits: int, rounded: bool = False) -> str:
 
 
 def between(r: Range, digits: int) -> str:
+    """A closed range, a bound with equality, or a number."""
     low, high = r
     if low == high:
         return number(low, digits)
