@@ -83,7 +83,7 @@ def plot(chapters: list[Chapter], place: Callable[[Chapter, str], str]) -> str:
     axis = f'<div class="axis"><span>claim</span><div>{marks}</div></div>'
     caption = (
         f"{drawn} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave it); "
-        f"{left} inequalities have no such scale and are not drawn."
+        f"{left} {'inequality has' if left == 1 else 'inequalities have'} no such scale and are not drawn."
     )
     return (
         f'{SHAPES}<figure class="forest"><div class="box" tabindex="0" role="region" aria-label="Forest plot">{axis}'

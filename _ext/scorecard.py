@@ -42,14 +42,13 @@ def summary(chapters: list[Chapter], place: Place) -> str:
     share = f", that is {100 * good / len(random):.1f} %" if random else ""
     rate = scientific(max((r["false_alarm"] for r in random), default=0.0))
     lines = [
-        f"Of the {len(found)} claims of this book **{counts['confirmed']} are confirmed**, {counts['agrees']} agree, "
-        f"**{counts['fails']} fail** and {counts['open']} are open, that is, not tested yet; "
-        f"{plural(counts['note'], 'is a note that needs', 'are notes that need')} no experiment. "
-        f"{plural(len(corrections), 'claim corrects', 'claims correct')} what a source prints; of these, {corrected} "
-        f"{'is' if corrected == 1 else 'are'} confirmed.",
+        f"Of the {len(found)} claims of this book: **{counts['confirmed']} confirmed**, {counts['agrees']} in agreement, "
+        f"**{counts['fails']} failing**, {counts['open']} open, that is, not tested yet, and "
+        f"{plural(counts['note'], 'note')}, for which no experiment is needed. Of the "
+        f"{plural(len(corrections), 'correction')} of what a source prints, {corrected} confirmed.",
         f"The verdicts rest on {plural(len(rows), 'row')}: {len(rows) - len(random)} exact and {len(random)} random. "
-        f"Of the random ones **{good} are confirmed**{share}. In {chosen} rows the allowance is our choice. "
-        f"{plural(len(records) - len(rows), 'check')} of the code are not counted.",
+        f"Of the random ones **{good} confirmed**{share}. Allowances that are our choice: {chosen}. "
+        f"Not counted: {plural(len(records) - len(rows), 'check')} of the code.",
         f"A random row of a true claim fails by chance with probability {rate}, so this build is expected to raise "
         f"{scientific(sum(r['false_alarm'] for r in random))} false alarms in all.",
     ]
