@@ -66,27 +66,32 @@ def dot(record: dict, address: str, y: int) -> str:
 
 def plot(chapters: list[Chapter], place: Callable[[Chapter, str], str]) -> str:
     """The plot as HTML; ``place`` gives the address of an anchor in a chapter."""
-    lines, drawn, left = [], 0, 0
+    counted = [(chapter, r) for chapter in chapters for r in chapter.records if r["counted"]]
+    valued = [(chapter, r) for chapter, r in counted if len(set(numbers(r["theory"]))) == 1]
+    lines = []
     for claim in claims.registry().values():
-        rows = [(c, r) for c in chapters for r in c.records if r["id"] == claim.id and r["counted"]]
-        valued = [(c, r) for c, r in rows if numbers(r["theory"])[0] == numbers(r["theory"])[1]]
-        drawn, left = drawn + len(valued), left + len(rows) - len(valued)
-        if not valued:
-            continue
-        dots = [dot(r, place(c, r["anchor"]), PITCH * n + 9) for n, (c, r) in enumerate(valued)]
-        name = f'<a href="#{claim.id.lower()}" title="{escape(claim.title)}">{claim.id}</a>'
-        height = PITCH * (len(valued) - 1) + 18
-        lines.append(
-            f'<div data-claim="{claim.id.lower()}">{name}<svg height="{height}">\n' + "\n".join(dots) + "</svg></div>"
-        )
+        dots = [(place(chapter, r["anchor"]), r) for chapter, r in valued if r["id"] == claim.id]
+        if dots:
+            lines.append(line(claim, dots))
     marks = "".join(f'<span style="left:{percent(x)}">{text}</span>' for x, text in ((-1, "−1"), (0, "0"), (1, "1")))
-    axis = f'<div class="axis"><span>claim</span><div>{marks}</div></div>'
+    left = len(counted) - len(valued)
     caption = (
-        f"{drawn} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave it); "
-        f"{left} {'inequality has' if left == 1 else 'inequalities have'} no such scale and are not drawn."
+        f"{len(valued)} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave it); "
+        f"not drawn, for want of such a scale: {left} inequalities."
     )
-    return (
-        f'{SHAPES}<figure class="forest"><div class="box" tabindex="0" role="region" aria-label="Forest plot">{axis}'
-        + "\n".join(lines)
-        + f"</div><figcaption><p>{caption}</p></figcaption></figure>"
+    return "\n".join(
+        [
+            f'{SHAPES}<figure class="forest"><div class="box" tabindex="0" role="region" aria-label="Forest plot">',
+            f'<div class="axis"><span>claim</span><div>{marks}</div></div>',
+            *lines,
+            f"</div><figcaption><p>{caption}</p></figcaption></figure>",
+        ]
     )
+
+
+def line(claim: claims.Claim, dots: list[tuple[str, dict]]) -> str:
+    """A claim's rows, one beneath the other, beside a link to its entry."""
+    name = f'<a href="#{claim.id.lower()}" title="{escape(claim.title)}">{claim.id}</a>'
+    shapes = [dot(record, address, PITCH * number + 9) for number, (address, record) in enumerate(dots)]
+    svg = "\n".join([f'<svg height="{PITCH * len(dots) + 11}">', *shapes, "</svg>"])
+    return f'<div data-claim="{claim.id.lower()}">{name}{svg}</div>'

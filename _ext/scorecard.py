@@ -42,9 +42,9 @@ def summary(chapters: list[Chapter], place: Place) -> str:
     share = f", that is {100 * good / len(random):.1f} %" if random else ""
     rate = scientific(max((r["false_alarm"] for r in random), default=0.0))
     lines = [
-        f"Of the {len(found)} claims of this book: **{counts['confirmed']} confirmed**, {counts['agrees']} in agreement, "
-        f"**{counts['fails']} failing**, {counts['open']} open, that is, not tested yet, and "
-        f"{plural(counts['note'], 'note')}, for which no experiment is needed. Of the "
+        f"Of the {len(found)} claims of this book: **{counts['confirmed']} confirmed**, "
+        f"{counts['agrees']} in agreement, **{counts['fails']} failing**, {counts['open']} open (not tested yet) "
+        f"and {plural(counts['note'], 'note')}, for which no experiment is needed. Of the "
         f"{plural(len(corrections), 'correction')} of what a source prints, {corrected} confirmed.",
         f"The verdicts rest on {plural(len(rows), 'row')}: {len(rows) - len(random)} exact and {len(random)} random. "
         f"Of the random ones **{good} confirmed**{share}. Allowances that are our choice: {chosen}. "
