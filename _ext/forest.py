@@ -76,8 +76,8 @@ def plot(chapters: list[Chapter], place: Callable[[Chapter, str], str]) -> str:
     marks = "".join(f'<span style="left:{percent(x)}">{text}</span>' for x, text in ((-1, "−1"), (0, "0"), (1, "1")))
     left = len(counted) - len(valued)
     caption = (
-        f"{len(valued)} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave it); "
-        f"not drawn, for want of such a scale: {left} inequalities."
+        f"The {len(valued)} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave). "
+        f"Not drawn, for want of such a scale: {left} inequalities."
     )
     return "\n".join(
         [

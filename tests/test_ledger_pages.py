@@ -112,6 +112,12 @@ def test_the_summary_counts():
     assert "Every counted row is confirmed." in scorecard.summary([chapter(SHARP)], place)
 
 
+def test_a_check_that_fails_is_listed_and_a_wide_resolution_is_no_allowance():
+    wide = ("M-03", "p", 1.0, measured(1.0, 0.004), {"resolution": 0.1, "why": "our choice: few runs"})
+    said = scorecard.summary([chapter(wide, ("M-03", "sum", 1.0, statistics.exact(2.0), "check"))], place)
+    assert "that are our choice: 0." in said and "M-03 sum</a>" in said and "M-03 p</a>" not in said
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
@@ -208,7 +214,7 @@ def linked(*parts: nodes.Node, of=None) -> list[tuple[str, str]]:
 
 
 def test_ids_in_running_text_are_links():
-    text = nodes.Text("As M-03 (H-07b, C1) and E18's; not M-99, M-031, XC1, C1-like, _C1 or m-03.")
+    text = nodes.Text("As M-03 (H-07b, C1) and E18's; not M-99, M-031, XC1, C1-like, pre-C1, _C1 or m-03.")
     assert linked(text) == [(id, f"../scorecard.html#{id.lower()}") for id in ("M-03", "H-07b", "C1", "E18")]
     assert linked(nodes.Text("M-03"), of=app("singlehtml")) == [("M-03", "#m-03")]
 
