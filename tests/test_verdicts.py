@@ -13,41 +13,50 @@ import pytest
 import verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
-HOLDS = {"chapter": "scaling/stability", "id": "M-03", "part": "outputs, β = 1/2", "verdict": "holds"}
-FAILS = {"chapter": "phase/phase-diagram", "id": "C12", "part": "variance; S = 1", "verdict": "fails"}
+GOOD = {"chapter": "scaling/stability", "id": "M-03", "part": "outputs, β = 1/2", "verdict": "confirmed"}
+GOOD |= {"counted": True}
+WIDE = GOOD | {"verdict": "agrees"}
+FAILS = GOOD | {"chapter": "phase/phase-diagram", "id": "C12", "part": "variance; S = 1", "verdict": "fails"}
 
 
 def ledger(*rows: dict) -> dict:
     return {"preset": "standard", "seed": 7, "device": "cpu", "claims": list(rows)}
 
 
-def test_all_hold():
-    assert verdicts.line(ledger(HOLDS, HOLDS)) == "✓ All 2 measured rows hold (PRESET=standard SEED=7 DEVICE=cpu)."
+def test_no_row_fails():
+    said = verdicts.line(ledger(GOOD, WIDE, GOOD))
+    assert said == "✓ No measured row fails: 2 of 3 confirmed, 1 agree (PRESET=standard SEED=7 DEVICE=cpu)."
 
 
 def test_failing_rows_are_counted_and_named():
-    said = verdicts.line(ledger(HOLDS, FAILS, HOLDS))
-    assert said.startswith("✗ 1 of 3 measured rows FAILS, 2 hold (PRESET=standard SEED=7")
+    said = verdicts.line(ledger(GOOD, FAILS, WIDE, GOOD))
+    assert said.startswith("✗ 1 of 4 measured rows FAILS, 2 confirmed, 1 agree (PRESET=standard SEED=7")
     assert said.endswith(": phase/phase-diagram: C12 variance; S = 1")
-    both = verdicts.line(ledger(FAILS, FAILS | {"id": "C9"}, HOLDS))
-    assert both.startswith("✗ 2 of 3 measured rows FAIL, 1 hold") and "C12" in both and "C9" in both
+    both = verdicts.line(ledger(FAILS, FAILS | {"id": "C9"}, GOOD))
+    assert both.startswith("✗ 2 of 3 measured rows FAIL, 1 confirmed, 0 agree") and "C12" in both and "C9" in both
 
 
-def test_a_verdict_that_is_not_holds_counts_as_failing():
-    assert verdicts.line(ledger(HOLDS | {"verdict": "open"})).startswith("✗ 1 of 1")
+def test_checks_of_the_code_count_only_if_they_fail():
+    code = {"counted": False}
+    assert verdicts.line(ledger(GOOD, GOOD | code)).startswith("✓ No measured row fails: 1 of 1 confirmed, 0 agree")
+    assert verdicts.line(ledger(GOOD, FAILS | code)).startswith("✗ 1 of 2")
 
 
-def test_a_book_without_rows_does_not_hold():
+def test_a_verdict_that_is_none_of_the_three_counts_as_failing():
+    assert verdicts.line(ledger(GOOD | {"verdict": "holds"})).startswith("✗ 1 of 1")
+
+
+def test_a_book_without_rows_is_not_good():
     assert verdicts.line(ledger()).startswith("✗")
 
 
 def test_it_is_one_line_with_status_0_for_the_book_is_there_to_be_read(tmp_path):
     file = tmp_path / "claims.json"
-    file.write_text(json.dumps(ledger(HOLDS, FAILS)), "utf8")
+    file.write_text(json.dumps(ledger(GOOD, FAILS)), "utf8")
     command = [sys.executable, ROOT / "tools" / "verdicts.py", file]
     done = subprocess.run(command, capture_output=True, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and not done.stderr
-    assert done.stdout.decode("utf8") == verdicts.line(ledger(HOLDS, FAILS)) + "\n"
+    assert done.stdout.decode("utf8") == verdicts.line(ledger(GOOD, FAILS)) + "\n"
 
 
 def make(*arguments: str) -> str:

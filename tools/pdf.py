@@ -10,7 +10,8 @@ from pathlib import Path
 from browser import MISSING, TYPESET, chromium, find_chromium, serve
 
 FOOTER = '<div style="font-size:8px;width:100%;text-align:center"><span class="pageNumber"></span></div>'
-OPEN_SOLUTIONS = "() => document.querySelectorAll('details:not(.hide)').forEach((d) => (d.open = true))"
+# Code stays folded, and so do rows of claims where they are shown again.
+OPEN_FOLDS = "() => document.querySelectorAll('details:not(.hide, .again)').forEach((d) => (d.open = true))"
 
 
 def main(source: Path, target: Path) -> None:
@@ -24,7 +25,7 @@ def main(source: Path, target: Path) -> None:
         page.on("response", lambda a: a.ok or a.url.endswith("searchindex.js") or missing.append(a.url))
         page.goto(address + "book.html", wait_until="load")
         page.evaluate(TYPESET)
-        page.evaluate(OPEN_SOLUTIONS)
+        page.evaluate(OPEN_FOLDS)
         page.wait_for_timeout(1000)  # opened boxes fade in and would print blank
         page.pdf(
             path=draft,

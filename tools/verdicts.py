@@ -1,4 +1,4 @@
-"""The last line of `make book`: how many rows of its ledger hold and fail, and which fail.
+"""The last line of `make book`: how many rows of its ledger are confirmed, agree and fail, and which fail.
 
 python tools/verdicts.py _build/claims.json
 
@@ -12,17 +12,26 @@ from pathlib import Path
 
 
 def line(ledger: dict) -> str:
-    """The line for the contents of a ``claims.json``; it begins with the sign of the scorecard."""
-    rows = ledger["claims"]
-    failing = [f"{row['chapter']}: {row['id']} {row['part']}" for row in rows if row["verdict"] != "holds"]
+    """The line for the contents of a ``claims.json``; it begins with the sign of the scorecard.
+
+    Checks of the code are counted only if they fail.
+    """
+    rows = [row for row in ledger["claims"] if row["counted"] or row["verdict"] == "fails"]
+    failing = [
+        f"{row['chapter']}: {row['id']} {row['part']}" for row in rows if row["verdict"] not in ("confirmed", "agrees")
+    ]
+    confirmed = sum(row["verdict"] == "confirmed" for row in rows)
+    agree = len(rows) - len(failing) - confirmed
     made = f"PRESET={ledger['preset']} SEED={ledger['seed']} DEVICE={ledger['device']}"
     if not rows:
         return f"✗ The book has no measured row ({made})."
     if not failing:
-        return f"✓ All {len(rows)} measured rows hold ({made})."
+        return f"✓ No measured row fails: {confirmed} of {len(rows)} confirmed, {agree} agree ({made})."
     verb = "FAILS" if len(failing) == 1 else "FAIL"
-    held = len(rows) - len(failing)
-    return f"✗ {len(failing)} of {len(rows)} measured rows {verb}, {held} hold ({made}): {'; '.join(failing)}"
+    return (
+        f"✗ {len(failing)} of {len(rows)} measured rows {verb}, {confirmed} confirmed, {agree} agree ({made}): "
+        + "; ".join(failing)
+    )
 
 
 def main(path: Path) -> None:
