@@ -76,7 +76,7 @@ def plot(chapters: list[Chapter], place: Callable[[Chapter, str], str]) -> str:
     marks = "".join(f'<span style="left:{percent(x)}">{text}</span>' for x, text in ((-1, "−1"), (0, "0"), (1, "1")))
     left = len(counted) - len(valued)
     caption = (
-        f"The {len(valued)} rows with a value as theory, from 0 (theory) to 1 (all that allowance and resolution leave). "
+        f"The {len(valued)} rows with a value as theory: 0 is theory, 1 all that allowance and resolution leave. "
         f"Not drawn, for want of such a scale: {left} inequalities."
     )
     return "\n".join(

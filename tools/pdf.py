@@ -16,12 +16,14 @@ OPEN_FOLDS = "() => document.querySelectorAll('details:not(.hide, .again)').forE
 
 def main(source: Path, target: Path) -> None:
     root = next(folder for folder in source.resolve().parents if (folder / "_static").is_dir())
-    # Sphinx writes the page where the start page stands, but its links begin at the root of the site; and it
-    # makes no search index for a single page
-    (root / "book.html").write_bytes(source.read_bytes())
+    # Sphinx writes the page where the start page stands, but its links begin at the root of the site, and some name the
+    # page itself; and it makes no search index for a single page
+    here = f'href="{source.resolve().relative_to(root).as_posix()}#'
+    (root / "book.html").write_text(source.read_text("utf8").replace(here, 'href="#'), "utf8")
     draft, missing = target.with_suffix(".part"), []
     with serve(root) as address, chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(300_000)  # the whole book, perhaps on a busy machine
         page.on("response", lambda a: a.ok or a.url.endswith("searchindex.js") or missing.append(a.url))
         page.goto(address + "book.html", wait_until="load")
         page.evaluate(TYPESET)
