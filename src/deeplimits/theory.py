@@ -4,6 +4,7 @@ Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) 
 variance. [M] is Marion, Fermanian, Biau and Vert, [C] Chizat; what carries neither is derived in the book.
 """
 
+from functools import cache
 from math import exp, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
@@ -176,6 +177,7 @@ def _sum_of_pairs(terms: np.ndarray) -> float:
     return float(2 * (pairs * terms).sum() - pairs[0] * terms[0])
 
 
+@cache
 def _law_of_relu_square(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for expectations over T = ||relu(z)||^2, z ~ N(0, I_d), of functions that vanish at T = 0.
 
