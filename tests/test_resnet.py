@@ -219,3 +219,24 @@ def test_no_layer_copies_or_waits(counting, scale):
         resnet.adjoint(h, path, layers, resnet.original(), scale)
         resnet.tangent(h, path, layers, resnet.original(), scale)
     assert (count.waits, count.uploads) == (0, 0)
+
+
+@pytest.mark.parametrize("entry", ["gaussian", "uniform", "rademacher"])
+def test_kicks_have_their_expectations_forward_and_backward(entry, generator):
+    d, depth, n = 5, 10, 20_000
+    layers = list(IID(entry).layers(depth, n, d, generator))
+    h0 = torch.randn(n, 1, d, dtype=torch.float64, generator=generator)
+    path = list(resnet.states(h0, layers, resnet.original(), depth**-0.5))
+    back = resnet.adjoint_states(torch.ones_like(h0), path, layers, resnet.original(), depth**-0.5)
+    for sums in (resnet.kicks(path)[..., 0], resnet.kicks(back)[..., 0]):
+        for x, expected in zip(sums, (0.0, 2 / d, 0.5), strict=True):
+            assert abs(float(x.mean()) - expected) < stats.norm.isf(ALPHA / 2) * float(x.std()) / n**0.5
+
+
+def test_kicks_by_hand_and_of_a_projection(generator):
+    path = [torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[1.0, 1.0]]]), torch.tensor([[[3.0, 1.0]]])]
+    assert resnet.kicks(path).flatten().tolist() == [0 + 2.0, 0 + 4.0, 1 + 2.0]
+    law = resnet.projection(50_000, 1, 4, 0.2, generator)
+    rest = law.norm**2 - 1 - law.kick  # b = ||dh||^2, whose mean is scale^2/2; a has variance 2 scale^2/d
+    assert (rest >= -1e-12).all() and float(rest.mean()) == pytest.approx(0.02, rel=0.03)
+    assert float(law.kick.var()) == pytest.approx(0.02, rel=0.1)

@@ -2,6 +2,7 @@
 
 from math import exp, log, pi, sqrt
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -92,6 +93,42 @@ def test_mean_norm_against_simulation(d, depth, beta, generator):
 
 def test_mean_norm_tends_to_the_log_normal_mean():
     assert theory.mean_norm(10**5, 100, 0.5) == pytest.approx(exp(1 / 4 - 1 / 400), rel=1e-5)
+
+
+@pytest.mark.parametrize(("d", "scale"), [(1, 0.3), (2, 1.0), (3, 0.05), (40, 1.0), (100, 0.03)])
+@pytest.mark.parametrize("power", [-0.4, 0.25, 0.5])
+def test_factor_moment_against_the_hypergeometric_function(d, scale, power):
+    """One T at a time, in arbitrary precision: E R^p = (2c^2)^p Gamma(d/2 + p)/Gamma(d/2) 1F1(-p; d/2; -1/(2c^2))."""
+    T = np.geomspace(1e-3, 3 * d, 12)
+    x = d**2 / (2 * scale**2 * T)
+    exact = [
+        float(mpmath.gamma(d / 2 + power) / mpmath.gamma(d / 2) * y**-power * mpmath.hyp1f1(-power, d / 2, -y))
+        for y in x
+    ]
+    assert theory._noncentral_moments(d / 2, power, x) == pytest.approx(exact, rel=1e-12)
+
+
+def test_factor_moment_by_hand():
+    assert theory.factor_moment(7, 0.3, 1.0) == pytest.approx(1 + 0.3**2 / 2)
+    assert theory.factor_moment(7, 0.3, 0.0) == pytest.approx(1)
+    assert theory.factor_moment(1, 0.3, -0.5) == np.inf
+
+
+@pytest.mark.parametrize(("d", "scale"), [(1, 0.3), (2, 0.3), (3, 1.0), (40, 1.0)])
+def test_log_cumulants_against_simulation(d, scale, generator):
+    x = 2 * resnet.projection(400_000, 1, d, scale, generator).norm.log().numpy()
+    cumulants = theory.log_cumulants(d, scale)
+    assert cumulants[0] == pytest.approx(theory.log_growth(d, scale), abs=2e-6)
+    centred = x - cumulants[0]
+    for power, moment in ((2, cumulants[1]), (3, cumulants[2]), (4, cumulants[3] + 3 * cumulants[1] ** 2)):
+        assert close(statistics.mean(torch.from_numpy(centred**power)), moment)
+
+
+def test_log_cumulants_have_the_leading_terms_of_the_book():
+    """Variance 2 e/d, and in the plane the third cumulant -24 E rho^4 = -5.25 e^2, with e = scale^2."""
+    e = 1e-3
+    assert theory.log_cumulants(10, e**0.5)[1] == pytest.approx(0.2 * e, rel=1e-3)
+    assert theory.log_cumulants(2, e**0.5)[2] == pytest.approx(-5.25 * e**2, rel=0.01)
 
 
 @pytest.mark.parametrize("d", [1, 3, 10, 40])

@@ -110,7 +110,16 @@ def tangent(
 def adjoint(
     p: Tensor, path: Sequence[Tensor], layers: Sequence[Layer], family: Family, scale: float | Tensor
 ) -> Tensor:
-    """p_0 = (dh_L/dh_0)^T p_L along ``path``, as p_k = p_{k+1} + scale (dg/dh)^T V^T p_{k+1}: backpropagation.
+    """p_0 = (dh_L/dh_0)^T p_L along ``path``: the last of :func:`adjoint_states`, of the shape of ``p``."""
+    for p in adjoint_states(p, path, layers, family, scale):  # noqa: B007, B020 - the last one is the answer
+        pass
+    return p
+
+
+def adjoint_states(
+    p: Tensor, path: Sequence[Tensor], layers: Sequence[Layer], family: Family, scale: float | Tensor
+) -> Iterator[Tensor]:
+    """p_L, ..., p_0 one by one, as p_k = p_{k+1} + scale (dg/dh)^T V^T p_{k+1}: backpropagation.
 
     ``layers`` must be a sequence, since it is read from the last layer to the first. Raises ValueError
     if ``path`` does not have one state more than there are layers.
@@ -120,18 +129,40 @@ def adjoint(
             f"path must hold one state more than layers, got {len(path)} states and {len(layers)} layers; "
             "pass path = list(states(...)) and layers = list(...)"
         )
+    yield p
     layers, scale = _checked(reversed(layers), p, family), _factor(scale, p)
     for h, (V, *theta) in zip(reversed(path[:-1]), layers, strict=True):
         p = torch.addcmul(p, scale, family.pull(h, p @ V, *theta))
-    return p
+        yield p
+
+
+def kicks(path: Iterable[Tensor]) -> Tensor:
+    """Sums over the steps of ``path`` of a = 2<h, dh>/||h||^2, of a^2 and of b = ||dh||^2/||h||^2.
+
+    Shape (3, networks, inputs). A step multiplies ||h||^2 by 1 + a + b. In an Original ReLU network with symmetric
+    independent weights of variance 1/d, forward and backward, the sums have expectations 0, 2s/d and s/2, where
+    s = L scale^2: controls for the logarithm of ||h_L||^2/||h_0||^2, which they explain but for terms of higher order.
+    """
+    path = iter(path)
+    h, total = next(path), 0.0
+    for following in path:
+        step, square = following - h, (h**2).sum(-1)
+        a = 2 * (h * step).sum(-1) / square
+        total = total + torch.stack([a, a**2, (step**2).sum(-1) / square])
+        h = following
+    return total
 
 
 @dataclass(frozen=True)
 class Projection:
-    """h_L / ||h_0|| in two numbers: ``along`` h_0, and the length ``across`` it. Shape (networks,)."""
+    """h_L / ||h_0|| in two numbers: ``along`` h_0, and the length ``across`` it. Shape (networks,).
+
+    ``kick`` is the sum of 2<h, dh>/||h||^2 over the steps, of mean 0 and variance 4 E rho^2 L, see :func:`kicks`.
+    """
 
     along: Tensor
     across: Tensor
+    kick: Tensor
 
     @property
     def norm(self) -> Tensor:
@@ -179,7 +210,7 @@ def projection(
         return 2 * torch._standard_gamma(dof / 2, generator=generator)
 
     along = torch.ones(networks, dtype=dtype, device=device)
-    across = torch.zeros_like(along)
+    across, kick = torch.zeros_like(along), torch.zeros_like(along)
     fair, all_d = torch.full_like(along, 0.5), torch.full_like(along, d)
     for _ in range(depth):
         if a2 == b2:
@@ -187,11 +218,17 @@ def projection(
         else:
             K = torch.binomial(all_d, fair, generator=generator)
             T = a2 * chi2(K) + (b2 * chi2(d - K) if b2 else 0.0)
-        c = scale * torch.hypot(along, across) * T.sqrt() / d
-        along = along + c * normal()
+        norm = torch.hypot(along, across)
+        c = scale * norm * T.sqrt() / d
+        first = c * normal()
+        inward = along * first
+        along = along + first
         if d > 1:
-            across = torch.hypot(across + c * normal(), c * chi2(all_d - 2).sqrt() if d > 2 else 0 * c)
-    return Projection(along, across)
+            second = c * normal()
+            inward = inward + across * second
+            across = torch.hypot(across + second, c * chi2(all_d - 2).sqrt() if d > 2 else 0 * c)
+        kick = kick + 2 * inward / norm**2
+    return Projection(along, across, kick)
 
 
 def _factor(scale: float | Tensor, h: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ Notation: h_{k+1} = h_k + L^-beta V relu(W h), entries of sqrt(d) V and sqrt(d) 
 variance. [M] is Marion, Fermanian, Biau and Vert, [C] Chizat; what carries neither is derived in the book.
 """
 
+from functools import cache
 from math import exp, inf, lgamma, log, log1p, sqrt
 
 import numpy as np
-from scipy import special
 
 from deeplimits.activations import Activation, relu
 from deeplimits.checks import finite, one_of, positive_integer
@@ -102,18 +102,34 @@ def log_growth(width: int, scale: float) -> float:
     return float(drift.sum(0) * 0.1 @ weights)
 
 
-def mean_norm(depth: int, width: int, beta: float) -> float:
-    """E ||h_L|| / ||h_0|| for Original blocks with Gaussian weights, to about 1e-12 a block.
+def factor_moment(width: int, scale: float, power: float) -> float:
+    """E R^power, R as in :func:`log_growth`, to about 1e-12; infinite unless power > -width/2.
 
-    The L-th power of E sqrt(R), R as in :func:`log_growth`: the mean of a non-central chi variable is a
-    confluent hypergeometric function.
+    Given T, R/c^2 is a non-central chi-square variable: a Poisson mixture of chi-squares, whose moments are known.
     """
-    d, depth = positive_integer("width", width), positive_integer("depth", depth)
+    d, power = positive_integer("width", width), finite("power", power)
+    if power <= -d / 2:
+        return inf
     T, weights = _law_of_relu_square(d)
-    c = residual_scale(depth, beta) * np.sqrt(T) / d
-    constant = sqrt(2) * exp(lgamma((d + 1) / 2) - lgamma(d / 2))
-    mean_root = constant * c * special.hyp1f1(-0.5, d / 2, -1 / (2 * c**2))
-    return float((1 + (mean_root - 1) @ weights) ** depth)
+    moments = _noncentral_moments(d / 2, power, d**2 / (2 * finite("scale", scale) ** 2 * T))
+    return float(1 + (moments - 1) @ weights)
+
+
+def mean_norm(depth: int, width: int, beta: float) -> float:
+    """E ||h_L|| / ||h_0|| for Original blocks with Gaussian weights: the L-th power of E sqrt(R)."""
+    return factor_moment(width, residual_scale(depth, beta), 0.5) ** positive_integer("depth", depth)
+
+
+def log_cumulants(width: int, scale: float) -> np.ndarray:
+    """The first four cumulants of log R, R as in :func:`log_growth`, for a scale of at most 1.
+
+    Derivatives at 0 of log E R^s, by the polynomial through nine points. Those of log ||h_L||^2/||h_0||^2 are L times
+    as large, since its L terms are independent.
+    """
+    s = min(0.1, 0.05 * width) * np.arange(-4.0, 5.0)
+    values = [log(factor_moment(width, scale, power)) for power in s]
+    taylor = np.linalg.solve(np.vander(s, increasing=True), values)
+    return taylor[1:5] * [1, 2, 6, 24]
 
 
 def relu_overlap(r: np.ndarray | float) -> np.ndarray:
@@ -161,6 +177,7 @@ def _sum_of_pairs(terms: np.ndarray) -> float:
     return float(2 * (pairs * terms).sum() - pairs[0] * terms[0])
 
 
+@cache
 def _law_of_relu_square(width: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights for expectations over T = ||relu(z)||^2, z ~ N(0, I_d), of functions that vanish at T = 0.
 
@@ -181,3 +198,21 @@ def _log_binomial(n: int, k: int) -> float:
 def _chi2_density_in_log(u: np.ndarray, k: int) -> np.ndarray:
     """Density of log T for T ~ chi2 with k degrees of freedom."""
     return np.exp(k / 2 * u - np.exp(u) / 2 - k / 2 * log(2) - lgamma(k / 2))
+
+
+def _noncentral_moments(half: float, power: float, x: np.ndarray) -> np.ndarray:
+    """E R^power for 2 x R non-central chi-square with 2 ``half`` degrees of freedom and non-centrality 2 x.
+
+    The mixture over a Poisson number n of mean x, or, where x is large, the expansion in 1/x.
+    """
+    far = x > 30 + 3 * half
+    near, small = np.where(far, 1.0, x), np.where(far, 1 / x, 0.0)
+    term, series = np.exp(lgamma(half + power) - lgamma(half) - near), np.zeros_like(x)
+    step, expansion = np.ones_like(x), np.zeros_like(x)
+    for n in range(int(120 + 8 * half)):
+        series = series + term
+        term = term * near * (half + power + n) / ((half + n) * (n + 1))
+        if n < 30:
+            expansion = expansion + step
+            step = step * small * (n - power) * (n + 1 - power - half) / (n + 1)
+    return np.where(far, expansion, series * near**-power)
