@@ -370,3 +370,19 @@ def test_a_step_adds_no_copies(counting):
             mean_ode.solve(x, y, steps, torch.Generator("cuda").manual_seed(1), nodes=4, particles=4, replicates=2)
         counts.append((count.waits - alone.waits, count.uploads - alone.uploads))
     assert counts[0] == counts[1]
+
+
+def test_linear_blocks_that_explode_are_refused(examples):
+    with pytest.raises(ValueError, match=r"is not solved to 1e-10 by 64 nodes, or explodes: at step 9.*lower eta"):
+        mean_ode.linear(*examples, 9, eta=40.0)
+    with pytest.raises(ValueError, match="alpha must not be zero"):
+        mean_ode.linear(*examples, 1, alpha=0.0)
+
+
+def test_the_half_width_is_students(generator, examples):
+    """Of 4 replicates: 3.18 standard errors, the error in depth added in squares; NaN where there is one replicate."""
+    found = mean_ode.solve(*examples, 3, generator, nodes=8, particles=16)
+    bars = torch.hypot(found.outputs.std(0) / 2, found.depth[:, None, None])
+    torch.testing.assert_close(found.half_width(), 3.182446 * bars, rtol=1e-6, atol=1e-12)
+    alone = mean_ode.solve(*examples, 1, generator, nodes=8, particles=16, replicates=1)
+    assert alone.half_width().isnan().all() and alone.error.isnan().all()

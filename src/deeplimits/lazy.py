@@ -111,7 +111,7 @@ def solve(
     h, b = (z + change for z, change in zip(at_nodes(*passes[0]), (dh, db), strict=True))
     loss = (h[:, -1] - y).square().mean((1, 2)) / 2
     h, b, loss, depth = (z.to(home) for z in (h, b, loss, depth))
-    return Solution(depths(nodes), h, b, loss, h[None, :, -1], depth, 0.0, 0.0, phi)
+    return Solution(depths(nodes), h, b, loss, h[None, :, -1], depth, 0.0, 0.0, phi, sampled=False)
 
 
 def _passes(x: Tensor, y: Tensor, steps: int, nodes: int, K: Kernel, eta: float) -> tuple[Tensor, Tensor]:

@@ -38,7 +38,7 @@ class Solution:
     ``outputs`` is (replicates, steps + 1, N, D), one solution from each set of particles; ``h`` and ``b`` are their
     means. ``depth`` is (steps + 1,): the RMS error in depth of the outputs, as the last correction estimates it, NaN if
     there were too few nodes for one. ``eta_u``, ``eta_v`` are eta eta_u/alpha and eta eta_v/alpha: with them a unit can
-    be carried along. ``spectral`` says that there are no particles, and one polynomial in place of splines.
+    be carried along. ``sampled`` says whether there are particles, ``spectral`` that one polynomial interpolates.
     """
 
     s: np.ndarray
@@ -50,6 +50,7 @@ class Solution:
     eta_u: float
     eta_v: float
     phi: Activation
+    sampled: bool = True
     spectral: bool = False
 
     @property
@@ -69,14 +70,14 @@ class Solution:
 
     def half_width(self, level: float = 0.95) -> Tensor:
         """Half of Student's interval for each entry of ``output``, depth added in squares: (steps + 1, N, D)."""
-        freedom = np.inf if self.spectral else max(len(self.outputs) - 1, 1)
+        freedom = max(len(self.outputs) - 1, 1) if self.sampled else np.inf
         return float(student.ppf((1 + level) / 2, freedom)) * (self._variance + self.depth[:, None, None] ** 2).sqrt()
 
     @property
     def _variance(self) -> Tensor:
         """The square of the standard error of each entry of ``output``."""
         if len(self.outputs) < 2:
-            return torch.full_like(self.output, 0.0 if self.spectral else torch.nan)
+            return torch.full_like(self.output, torch.nan if self.sampled else 0.0)
         return self.outputs.var(0) / len(self.outputs)
 
     def at(self, s: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -161,6 +162,9 @@ def particles(
     return tuple(torch.as_tensor(W, dtype=dtype, device=generator.device) for W in (U, V))
 
 
+_draw = particles  # the argument of ``solve`` has the same name
+
+
 def depths(nodes: int) -> np.ndarray:
     """0, the midpoints of ``nodes`` equal intervals, and 1."""
     return np.concatenate([[0.0], (np.arange(nodes) + 0.5) / nodes, [1.0]])
@@ -234,13 +238,13 @@ def solve(
     ``law`` is that of the initial units, by default :func:`normal`; the other settings are those of ``training``.
 
     Two errors make up ``Solution.error``. That of sampling falls a little faster than (nodes particles
-    replicates)^(-1/2). That in depth has the orders nodes^-2, nodes^-3, ...: the first replicate is solved again with
-    neighbouring nodes merged, twice and four times as coarse, with the same particles. The differences take the first
-    two orders out of all replicates (Richardson), and the last correction is the error bar: too large by a factor of
-    order nodes, but small. These solutions cost 2/replicates of the whole.
+    replicates)^(-1/2). That in depth has the orders nodes^-2, nodes^-3, ...: the first replicate is solved again on
+    grids twice and four times as coarse, with the same particles, which takes two orders out of all replicates
+    (Richardson, at a cost of 2/replicates of the whole). The last correction is the error bar. A bias of order
+    1/(nodes particles) is in neither: have several times more particles than nodes.
 
-    With a ``tolerance`` both errors are looked after, at every step. Raises ValueError, naming what to raise, if either
-    exceeds it, and if a solution diverges.
+    With a ``tolerance`` both are looked after. Raises ValueError, naming what to raise, if one exceeds it, or a
+    solution diverges.
     """
     D = x.shape[-1]
     if finite("alpha", alpha) == 0:
@@ -270,10 +274,7 @@ def solve(
 
 
 def _passes(U, V, x, y, steps, alpha, phi, settings) -> tuple[Tensor, ...]:
-    """h and b as ``descent`` has them, of the mean over replicates and of the first one, and all outputs.
-
-    The first two are (steps + 1, nodes + 1, 2, N, D), the outputs (replicates, steps + 1, N, D).
-    """
+    """h and b of ``descent``, (steps + 1, nodes + 1, 2, N, D): mean and first replicate; and the outputs of all."""
     nodes, replicates = U.shape[:2]
     ones = torch.ones(replicates, dtype=U.dtype, device=U.device)
     networks, paths, outputs = Networks(U, V, alpha * ones, ones * nodes * U.shape[-1], phi), [], []
@@ -336,7 +337,7 @@ def linear(
     s = np.concatenate([[0.0], _gauss(nodes)[0], [1.0]])
     loss = (h[:, -1] - y).square().mean((1, 2)) / 2
     h, b, loss, gap = (z.to(home, dtype) for z in (h, b, loss, gap))
-    return Solution(s, h, b, loss, h[None, :, -1], gap, *rates, identity, spectral=True)
+    return Solution(s, h, b, loss, h[None, :, -1], gap, *rates, identity, sampled=False, spectral=True)
 
 
 def _gauss(nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -382,9 +383,6 @@ def _check_tolerance(tolerance: float, nodes: int, replicates: int) -> None:
     for name, value in (("nodes", nodes), ("replicates", replicates)):
         if value < 2:
             raise ValueError(f"{name} must be at least 2 for an error to be seen, got {value}; raise {name}")
-
-
-_draw = particles  # the argument of ``solve`` has the same name
 
 
 def _look_after(solution: Solution, tolerance: float) -> None:
