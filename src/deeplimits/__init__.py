@@ -20,7 +20,7 @@ Floor 1     weights       laws of the weights over depth
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once
             diagnosis     what was measured in a given network: regime, findings, advice, table, plot
-Floor 3     mean_ode      the Mean ODE of training: quasi-random particles, an error bar
+Floor 3     mean_ode      the Mean ODE of training: quasi-random particles, an error bar; exact for linear blocks
             sweeps        grids of experiments that resume when interrupted
             diagnose      measures any torch module that has residual blocks
 Floor 4     lazy          its lazy limit, a kernel equation without particles

@@ -20,7 +20,7 @@ from torch import Tensor
 from deeplimits import runtime
 from deeplimits.activations import Activation, tanh
 from deeplimits.checks import positive_integer
-from deeplimits.mean_ode import Solution, between_ends, depths
+from deeplimits.mean_ode import Solution, at_nodes, corrections, depths, grids
 
 DEGREES = 48  # Hermite coefficients of tanh(sigma z) fall like exp(-pi sqrt(degree) / (2 sigma)): 2e-6 at equal states
 
@@ -94,7 +94,7 @@ def solve(
     eta_v: float | None = None,
     phi: Activation = tanh,
 ) -> Solution:
-    """The Neural Tangent ODE for ``steps`` steps, in depth by the same second-order scheme as ``mean_ode.solve``.
+    """The Neural Tangent ODE for ``steps`` steps, in depth by the scheme of ``mean_ode.solve`` and its corrections.
 
     There is no sampling error. Units do not move in this limit: ``eta_u`` and ``eta_v`` of the solution are zero.
     """
@@ -106,6 +106,16 @@ def solve(
         *(D if z is None else z for z in (eta_u, eta_v)),
         phi,
     )
+    passes = [_passes(x, y, steps, n, K, eta) for n in grids(nodes)]
+    dh, db, depth = corrections(passes)
+    h, b = (z + change for z, change in zip(at_nodes(*passes[0]), (dh, db), strict=True))
+    loss = (h[:, -1] - y).square().mean((1, 2)) / 2
+    h, b, loss, depth = (z.to(home) for z in (h, b, loss, depth))
+    return Solution(depths(nodes), h, b, loss, h[None, :, -1], depth, 0.0, 0.0, phi, sampled=False)
+
+
+def _passes(x: Tensor, y: Tensor, steps: int, nodes: int, K: Kernel, eta: float) -> tuple[Tensor, Tensor]:
+    """h and b on ``nodes`` midpoints, as ``training.descent`` has them: (steps + 1, nodes + 1, N, D)."""
     empty = (x[:0], K.coefficients(x[:0]), x[:0])
     past = [empty] * nodes  # at each node: states of all earlier steps, their coefficients, their gradients
     h, b = [], []
@@ -120,18 +130,16 @@ def solve(
             states.append(total + block / 2)
             block = drift(node, states[node]) / nodes
             total = total + block
-        h.append(between_ends(torch.stack([x, *states, total])))
-        end = total = (total - y) / y.numel()
+        h.append(torch.stack([*states, total]))
+        total = (total - y) / y.numel()
         block, gradients = 0.0, []
         for node in reversed(range(nodes)):
             gradients.insert(0, total + block / 2)
             pull = torch.func.vjp(partial(drift, node), states[node])[1]
             block = pull(gradients[0])[0] / nodes
             total = total + block
-        b.append(between_ends(torch.stack([total, *gradients, end])))
+        b.append(torch.stack([total, *gradients]))
         for node, (state, gradient) in enumerate(zip(states, gradients, strict=True)):
             new = (state, K.coefficients(state), gradient)
             past[node] = tuple(torch.cat(pair, -2) for pair in zip(past[node], new, strict=True))
-    h, b, y = torch.stack(h).to(home), torch.stack(b).to(home), y.to(home)
-    loss = (h[:, -1] - y).square().mean((1, 2)) / 2
-    return Solution(depths(nodes), h, b, loss, h[None, :, -1], 0.0, 0.0, phi)
+    return torch.stack(h), torch.stack(b)
