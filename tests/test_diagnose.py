@@ -355,6 +355,13 @@ def test_exponent_wants_two_depths(generator, x):
         exponent(lambda depth: network(generator, depth), (8, 8), x)
 
 
+def test_exponent_wants_fresh_weights(x):
+    """A seed inside ``build`` would give an interval of length zero."""
+    seeded = lambda depth: network(torch.Generator().manual_seed(1), depth)  # noqa: E731
+    with pytest.raises(ValueError, match=r"build must draw fresh weights at each call, and gave build\(8\) the same"):
+        exponent(seeded, (8, 16), x)
+
+
 def test_diagnosis_stays_where_the_model_is(generator, x):
     """Also of a network that is not trained, and of one with a block that has no weights."""
     frozen, bare = network(generator, 3).requires_grad_(False), nn.Sequential(*network(generator, 4), Bare())

@@ -100,13 +100,19 @@ def exponent(
     ``build(L)`` makes a network of L blocks with fresh weights; it is called ``repetitions`` times for each of the
     ``depths``. To be compared with the critical exponent max(1/2, H). Where normalisation or saturation make an update
     depend on what came before, this is an *effective* exponent. ``generator`` (default: a fixed one) draws for the
-    interval.
+    interval. ValueError if ``build`` gives the same weights twice, as with a seed inside it: an interval from copies
+    would have no length.
     """
     if len(set(depths)) < 2:
         raise ValueError(f"depths must be two different ones or more, got {list(depths)}; for example (8, 16, 32)")
     repetitions, runs = positive_integer("repetitions", repetitions), []
     for depth in depths:
         models = [build(depth) for _ in range(repetitions)]
+        if _twins(models):
+            raise ValueError(
+                f"build must draw fresh weights at each call, and gave build({depth}) the same ones again; take any "
+                "seed out of it"
+            )
         updates = torch.stack([watch(m, batch, find(m, batch, blocks)).updates() for m in models])
         runs.append(1 / updates.square().mean(1).sqrt())
     return power_law(depths, runs, generator or torch.Generator("cpu"))
