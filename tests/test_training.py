@@ -9,7 +9,7 @@ import torch
 
 from deeplimits import fused, training
 from deeplimits.activations import gelu, identity, relu, shifted_tanh, tanh
-from deeplimits.training import Networks, descent, gaussian, together
+from deeplimits.training import Networks, descent, gaussian, spread, together
 
 D, N = 4, 6
 
@@ -289,3 +289,18 @@ def test_bad_networks_are_refused(generator):
     with pytest.raises(ValueError, match="rho\\(0\\) = 0"):
         together([gaussian(2, 3, D, 2, generator, phi=shifted_tanh(0.5))])
     assert training.CEILING > 1
+
+
+def test_spread_units_are_the_same_in_wider_blocks(generator):
+    """Blocks 2l and 2l + 1 become block l, unit for unit; what comes back may be changed without the original."""
+    networks = gaussian(6, 2, D, 3, generator)
+    for W, wide in zip((networks.U, networks.V), spread(networks.U, networks.V, 3), strict=True):
+        assert wide.shape == (3, 3, D, 4)
+        for block in range(6):
+            assert torch.equal(wide[block // 2, ..., 2 * (block % 2) :][..., :2], W[block])
+    same = spread(networks.U, networks.V, 6)
+    assert torch.equal(same[0], networks.U)
+    same[0].zero_()
+    assert networks.U.any()
+    with pytest.raises(ValueError, match="depth must divide the number of blocks, got 4 for 6"):
+        spread(networks.U, networks.V, 4)

@@ -128,6 +128,19 @@ def together(ensembles: Sequence[Networks]) -> Networks:
     )
 
 
+def spread(U: Tensor, V: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """The same units in fewer, wider blocks: (nodes, networks, D, P) to (depth, networks, D, nodes P / depth).
+
+    Neighbouring blocks are merged, so a unit keeps its place in depth up to 1/depth. The results are copies, which
+    ``descent`` may change. Raises ValueError unless ``depth`` divides the number of blocks.
+    """
+    if U.shape[0] % positive_integer("depth", depth):
+        raise ValueError(
+            f"depth must divide the number of blocks, got {depth} for {U.shape[0]}; take a divisor of {U.shape[0]}"
+        )
+    return tuple(torch.cat(W.unflatten(0, (depth, -1)).unbind(1), -1) for W in (U, V))
+
+
 @dataclass(frozen=True)
 class Step:
     """What a network computes at step ``k``, with the weights of that step; valid until the next step is asked for.
