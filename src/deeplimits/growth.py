@@ -1,4 +1,4 @@
-"""How the norm of a ReLU network at the limit of infinite depth grows: constants, and two neurons solved exactly.
+"""How the norm of a ReLU network at the limit of infinite depth grows: constants.
 
 All of it is about log(||phi(X_t)||/||phi(X_0)||) given phi(X_0) != 0, for dX = ||phi(X)||/sqrt(n) dB started from
 X_0 ~ N(0, I_n). [H] is Hayou (2023); what carries no [H] is derived in the book.
@@ -7,7 +7,7 @@ X_0 ~ N(0, I_n). [H] is Hayou (2023); what carries no [H] is derived in the book
 from math import comb, exp, gamma, lgamma, pi, sqrt
 
 import numpy as np
-from scipy import integrate, linalg
+from scipy import integrate
 
 from deeplimits.activations import Activation
 from deeplimits.checks import finite, instance, positive_integer
@@ -72,32 +72,6 @@ def initial_rate(width: int, phi: Activation) -> float:
         return (a2 + b2) * (positive_share(n) / 2 - 1 / n)
     q = [b2 if k == 0 else a2 if k == n else a2 + b2 - a2 * b2 * _mean_inverse(a2, b2, k, n - k) for k in range(n + 1)]
     return (a2 + b2) / 4 - sum(comb(n, k) * 2.0**-n * q[k] for k in range(n + 1)) / n
-
-
-def two_neurons(times: np.ndarray, points: int = 800) -> tuple[np.ndarray, np.ndarray]:
-    """n = 2, ReLU: (p_t, E log(||phi(X_t)||/||phi(X_0)||)) at ``times``, given phi(X_0) != 0. Error about 1e-6.
-
-    The angle of X moves by dtheta = s(theta)/sqrt(2) dW with s^2 = cos_+^2 + sin_+^2, an equation of its own, and never
-    leaves (-pi/2, pi). The generator s^2/4 d^2/dtheta^2 on a grid is similar to a symmetric tridiagonal matrix, whose
-    eigenvectors give all times at once; two grids are extrapolated (Richardson).
-    """
-    coarse, fine = (_two_neurons(np.asarray(times, float), 3 * m) for m in (points // 3, 2 * (points // 3)))
-    return tuple((4 * f - c) / 3 for c, f in zip(coarse, fine, strict=True))
-
-
-def _two_neurons(times: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    h = 1.5 * pi / cells
-    theta = -pi / 2 + h * np.arange(1, cells)  # the jumps of the indicators at 0 and pi/2 are nodes, with value 1/2
-    speed = (np.maximum(np.cos(theta), 0) ** 2 + np.maximum(np.sin(theta), 0) ** 2) / (4 * h**2)
-    share = (np.heaviside(np.round(np.cos(theta), 12), 0.5) + np.heaviside(np.round(np.sin(theta), 12), 0.5)) / 2
-    # at the ends one coordinate is positive for ever: u = 1/2 there. The rest, u - 1/2, vanishes at the ends.
-    root = np.sqrt(speed)
-    values, vectors = linalg.eigh_tridiagonal(-2 * speed, root[:-1] * root[1:])
-    left, right = vectors.T @ root / cells, vectors.T @ ((share - 0.5) / root)
-    decay = values * times[..., None]
-    p = 0.5 + np.exp(decay) @ (left * right)
-    integral = times / 2 + (np.expm1(decay) / values) @ (left * right)
-    return p, integral / 2 - times / 2
 
 
 def _mean_inverse(a2: float, b2: float, k: int, m: int) -> float:
