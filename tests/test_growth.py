@@ -45,6 +45,38 @@ def test_initial_rate_of_two_neurons_is_a_square():
     assert growth.initial_rate(5, identity) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("n", "L"), [(1, 3), (3, 1), (10, 20)])
+def test_identity_against_the_density_and_against_networks(n, L, generator):
+    log_ratio = lambda x: np.log(x / (n * L)) / 2  # noqa: E731
+    density = stats.ncx2(n, n * L).pdf
+    points = [n * L * 1e-6, n * L * 0.1, n * L, n * L * 4]
+    mean, real = (
+        integrate.quad(lambda x: f(log_ratio(x)) * density(x), 0, 40 * n * L, points=points, limit=500)[0]
+        for f in (lambda y: y, lambda y: np.cos(1.5 * y))
+    )
+    assert growth.identity_mean(n, L) == pytest.approx(L * mean, abs=1e-6)
+    assert growth.identity_characteristic(1.5, n, 1).real == pytest.approx(
+        growth.identity_characteristic(np.array([1.5]), n, 1)[0].real
+    )
+    if L == 1:
+        assert growth.identity_characteristic(1.5, n, L).real == pytest.approx(real, abs=1e-6)
+    drawn = diffusion.linear_log_norm(40_000, L, n, generator)
+    for found, theory in (
+        (drawn, growth.identity_mean(n, L)),
+        ((1.5 * drawn).sin(), growth.identity_characteristic(1.5, n, L).imag),
+    ):
+        assert abs(found.mean() - theory) < stats.norm.isf(ALPHA / 2) * found.std() / len(found) ** 0.5
+
+
+@pytest.mark.parametrize("n", [1, 2, 10])
+def test_identity_tends_to_the_theorem(n):
+    coarse, fine = growth.identity_mean(n, 400), growth.identity_mean(n, 800)
+    assert 2 * fine - coarse == pytest.approx(0.5 - 1 / n, abs=2e-5)
+    s = np.array([0.7, 2.0])
+    limit = np.exp(1j * s * (0.5 - 1 / n) - s**2 / (2 * n))
+    np.testing.assert_allclose(growth.identity_characteristic(s, n, 20_000), limit, atol=3e-4)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -4,10 +4,10 @@ All of it is about log(||phi(X_t)||/||phi(X_0)||) given phi(X_0) != 0, for dX = 
 X_0 ~ N(0, I_n). [H] is Hayou (2023); what carries no [H] is derived in the book.
 """
 
-from math import comb, exp, gamma, lgamma, pi, sqrt
+from math import comb, exp, gamma, lgamma, log, pi, sqrt
 
 import numpy as np
-from scipy import integrate
+from scipy import integrate, special, stats
 
 from deeplimits.activations import Activation
 from deeplimits.checks import finite, instance, positive_integer
@@ -56,6 +56,23 @@ def variance_limit(time: float = 1.0) -> float:
     return t + share + cross
 
 
+def identity_mean(width: int, depth: int) -> float:
+    """E log(||Y_L||/||Y_0||) for phi(y) = y, exact at finite depth; tends to 1/2 - 1/n as L -> inf [H, Proposition 9].
+
+    ||Y_l||^2/||Y_{l-1}||^2 is chi-square with n + 2J degrees of freedom over nL, J ~ Poisson(nL/2).
+    """
+    J, weights, n, L = _mixture(width, depth)
+    return L / 2 * float(weights @ (special.digamma(n / 2 + J) - log(n * L / 2)))
+
+
+def identity_characteristic(s: np.ndarray, width: int, depth: int) -> np.ndarray:
+    """E exp(i s log(||Y_L||/||Y_0||)) for phi(y) = y, as :func:`identity_mean`; same shape as ``s``."""
+    J, weights, n, L = _mixture(width, depth)
+    half = 0.5j * np.asarray(s)[..., None]
+    moments = np.exp(special.loggamma(n / 2 + J + half) - special.loggamma(n / 2 + J) - half * log(n * L / 2))
+    return (moments @ weights) ** L
+
+
 def initial_rate(width: int, phi: Activation) -> float:
     """d/dt E log(||phi(X_t)||/||phi(X_0)||) at t = 0 for phi piecewise linear, slopes a and b: (a^2+b^2)/4 - E q/n.
 
@@ -72,6 +89,14 @@ def initial_rate(width: int, phi: Activation) -> float:
         return (a2 + b2) * (positive_share(n) / 2 - 1 / n)
     q = [b2 if k == 0 else a2 if k == n else a2 + b2 - a2 * b2 * _mean_inverse(a2, b2, k, n - k) for k in range(n + 1)]
     return (a2 + b2) / 4 - sum(comb(n, k) * 2.0**-n * q[k] for k in range(n + 1)) / n
+
+
+def _mixture(width: int, depth: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Values of J ~ Poisson(nL/2) and their probabilities; what is left out has probability below 1e-15."""
+    n, L = positive_integer("width", width), positive_integer("depth", depth)
+    J = np.arange(*(int(x) for x in stats.poisson.ppf([1e-16, 1 - 1e-15], n * L / 2) + [0, 2]))
+    weights = stats.poisson.pmf(J, n * L / 2)
+    return J, weights / weights.sum(), n, L
 
 
 def _mean_inverse(a2: float, b2: float, k: int, m: int) -> float:
