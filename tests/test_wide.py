@@ -82,7 +82,19 @@ def test_variances_against_networks(generator):
     assert low < wide.share_variance(L) < high
 
 
-@pytest.mark.parametrize("call", [wide.log_norm_variance, wide.share_variance])
+def test_twin_distance_against_networks(generator):
+    n, L, h = 200, 5, 0.2
+    Y = torch.randn(3_000, n, dtype=torch.float64, generator=generator)
+    twin, v = Y.clone(), 1.0
+    for _ in range(L):
+        dB = torch.randn(3_000, n, dtype=torch.float64, generator=generator) * h**0.5
+        Y, twin, v = Y + relu.f(Y).norm(dim=1, keepdim=True) * n**-0.5 * dB, twin + (v / 2) ** 0.5 * dB, v * (1 + h / 2)
+    gap = n * (Y - twin).square().mean(1)
+    error = Z * float(gap.std()) / 3_000**0.5
+    assert abs(float(gap.mean()) - wide.twin_distance(L)) < error + 3 / n and error < 0.1 * wide.twin_distance(L)
+
+
+@pytest.mark.parametrize("call", [wide.log_norm_variance, wide.share_variance, wide.twin_distance])
 def test_bad_input_names_the_cure(call):
     with pytest.raises(ValueError, match="time must be positive"):
         call(10, 0.0)

@@ -94,7 +94,8 @@ def initial_rate(width: int, phi: Activation) -> float:
 def _mixture(width: int, depth: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     """Values of J ~ Poisson(nL/2) and their probabilities; what is left out has probability below 1e-15."""
     n, L = positive_integer("width", width), positive_integer("depth", depth)
-    J = np.arange(*(int(x) for x in stats.poisson.ppf([1e-16, 1 - 1e-15], n * L / 2) + [0, 2]))
+    low, high = stats.poisson.ppf([1e-16, 1 - 1e-15], n * L / 2)
+    J = np.arange(int(low), int(high) + 2)
     weights = stats.poisson.pmf(J, n * L / 2)
     return J, weights / weights.sum(), n, L
 

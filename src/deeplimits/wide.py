@@ -36,6 +36,17 @@ def share_variance(depth: int, time: float = 1.0) -> float:
     return _form(np.full(L, h / 2), np.arcsin(_correlations(L, h)[:-1]) / (2 * pi))
 
 
+def twin_distance(depth: int, time: float = 1.0) -> float:
+    """lim n E (Y_L^i - twin)^2 as n -> inf; the twin has the same noise, at the volatility of infinite width.
+
+    h sum_{k<L} E (sqrt(S_k) - sqrt(v_k/2))^2 with sqrt(S_k) - sqrt(v_k/2) = s_k/sqrt(2 n v_k) to first order.
+    """
+    L, h = _steps(depth, time)
+    covariances = square_covariance(_correlations(L, h))
+    variances = [_form(_weights(k, h), covariances[: k + 1]) for k in range(L)]
+    return h / 2 * float((1 + h / 2) ** np.arange(L) @ np.array(variances))
+
+
 def square_covariance(rho: np.ndarray | float) -> np.ndarray:
     """Cov(relu(Z)^2, relu(Z')^2) for standard normal Z and Z' of correlation ``rho``: 5/4 at 1, 0 at 0."""
     angle = np.arccos(rho)
