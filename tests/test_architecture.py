@@ -14,7 +14,7 @@ FLOORS = [
     {"checks", "verdict"},
     {"runtime", "activations", "statistics", "data", "fused", "tables"},
     {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"}
-    | {"graphs", "cluster"},
+    | {"graphs", "cluster", "wide", "direction"},
     {"classification", "training", "diagnosis"},
     {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},

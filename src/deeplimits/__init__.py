@@ -10,7 +10,9 @@ Floor 1     weights       laws of the weights over depth
             resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
             diffusion     exact-in-law networks of one matrix a block, and the SDE they become
             laws          closed-form laws of that SDE at width one
-            growth        constants of the growth of the norm; two neurons solved exactly
+            growth        constants of the growth of the norm
+            direction     that growth at widths 2 to 4 without random numbers: an equation on the sphere
+            wide          wide networks of finite depth: variance and mean of the log-norm to order 1/n
             theory        what the theorems predict, each with its equation number
             claims        prediction against measurement: verdicts and the ledger of a chapter
             plotting      one style for every figure

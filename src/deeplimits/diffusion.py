@@ -102,7 +102,7 @@ def log_norm_terms(X: Tensor, phi: Activation) -> tuple[Tensor, Tensor]:
 
     With q = sum phi^2 phi'^2 / ||phi||^2: drift = (sum (phi'^2 + phi phi'')/2 - q) / n and variance q / n. For
     ReLU q = 1 and the sum counts the positive coordinates (Hayou, Theorem 1); piecewise linear functions have
-    no further term, since phi^2 has a continuous derivative. Raises ValueError if ``phi`` has no second derivative.
+    no further term, since the derivative of phi^2 is Lipschitz. Raises ValueError if ``phi`` has no second derivative.
     """
     instance("phi", phi, Activation, "take one from deeplimits.activations, such as relu")
     if phi.d2f is None:

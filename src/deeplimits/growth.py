@@ -1,13 +1,13 @@
-"""How the norm of a ReLU network at the limit of infinite depth grows: constants, and two neurons solved exactly.
+"""How the norm of a ReLU network at the limit of infinite depth grows: constants.
 
 All of it is about log(||phi(X_t)||/||phi(X_0)||) given phi(X_0) != 0, for dX = ||phi(X)||/sqrt(n) dB started from
 X_0 ~ N(0, I_n). [H] is Hayou (2023); what carries no [H] is derived in the book.
 """
 
-from math import comb, exp, gamma, lgamma, pi, sqrt
+from math import comb, exp, gamma, lgamma, log, pi, sqrt
 
 import numpy as np
-from scipy import integrate, linalg
+from scipy import integrate, special, stats
 
 from deeplimits.activations import Activation
 from deeplimits.checks import finite, instance, positive_integer
@@ -56,6 +56,23 @@ def variance_limit(time: float = 1.0) -> float:
     return t + share + cross
 
 
+def identity_mean(width: int, depth: int) -> float:
+    """E log(||Y_L||/||Y_0||) for phi(y) = y, exact at finite depth; tends to 1/2 - 1/n as L -> inf [H, Proposition 9].
+
+    ||Y_l||^2/||Y_{l-1}||^2 is chi-square with n + 2J degrees of freedom over nL, J ~ Poisson(nL/2).
+    """
+    J, weights, n, L = _mixture(width, depth)
+    return L / 2 * float(weights @ (special.digamma(n / 2 + J) - log(n * L / 2)))
+
+
+def identity_characteristic(s: np.ndarray, width: int, depth: int) -> np.ndarray:
+    """E exp(i s log(||Y_L||/||Y_0||)) for phi(y) = y, as :func:`identity_mean`; same shape as ``s``."""
+    J, weights, n, L = _mixture(width, depth)
+    half = 0.5j * np.asarray(s)[..., None]
+    moments = np.exp(special.loggamma(n / 2 + J + half) - special.loggamma(n / 2 + J) - half * log(n * L / 2))
+    return (moments @ weights) ** L
+
+
 def initial_rate(width: int, phi: Activation) -> float:
     """d/dt E log(||phi(X_t)||/||phi(X_0)||) at t = 0 for phi piecewise linear, slopes a and b: (a^2+b^2)/4 - E q/n.
 
@@ -74,30 +91,13 @@ def initial_rate(width: int, phi: Activation) -> float:
     return (a2 + b2) / 4 - sum(comb(n, k) * 2.0**-n * q[k] for k in range(n + 1)) / n
 
 
-def two_neurons(times: np.ndarray, points: int = 800) -> tuple[np.ndarray, np.ndarray]:
-    """n = 2, ReLU: (p_t, E log(||phi(X_t)||/||phi(X_0)||)) at ``times``, given phi(X_0) != 0. Error about 1e-6.
-
-    The angle of X moves by dtheta = s(theta)/sqrt(2) dW with s^2 = cos_+^2 + sin_+^2, an equation of its own, and never
-    leaves (-pi/2, pi). The generator s^2/4 d^2/dtheta^2 on a grid is similar to a symmetric tridiagonal matrix, whose
-    eigenvectors give all times at once; two grids are extrapolated (Richardson).
-    """
-    coarse, fine = (_two_neurons(np.asarray(times, float), 3 * m) for m in (points // 3, 2 * (points // 3)))
-    return tuple((4 * f - c) / 3 for c, f in zip(coarse, fine, strict=True))
-
-
-def _two_neurons(times: np.ndarray, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    h = 1.5 * pi / cells
-    theta = -pi / 2 + h * np.arange(1, cells)  # the jumps of the indicators at 0 and pi/2 are nodes, with value 1/2
-    speed = (np.maximum(np.cos(theta), 0) ** 2 + np.maximum(np.sin(theta), 0) ** 2) / (4 * h**2)
-    share = (np.heaviside(np.round(np.cos(theta), 12), 0.5) + np.heaviside(np.round(np.sin(theta), 12), 0.5)) / 2
-    # at the ends one coordinate is positive for ever: u = 1/2 there. The rest, u - 1/2, vanishes at the ends.
-    root = np.sqrt(speed)
-    values, vectors = linalg.eigh_tridiagonal(-2 * speed, root[:-1] * root[1:])
-    left, right = vectors.T @ root / cells, vectors.T @ ((share - 0.5) / root)
-    decay = values * times[..., None]
-    p = 0.5 + np.exp(decay) @ (left * right)
-    integral = times / 2 + (np.expm1(decay) / values) @ (left * right)
-    return p, integral / 2 - times / 2
+def _mixture(width: int, depth: int) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Values of J ~ Poisson(nL/2) and their probabilities; what is left out has probability below 1e-15."""
+    n, L = positive_integer("width", width), positive_integer("depth", depth)
+    low, high = stats.poisson.ppf([1e-16, 1 - 1e-15], n * L / 2)
+    J = np.arange(int(low), int(high) + 2)
+    weights = stats.poisson.pmf(J, n * L / 2)
+    return J, weights / weights.sum(), n, L
 
 
 def _mean_inverse(a2: float, b2: float, k: int, m: int) -> float:
