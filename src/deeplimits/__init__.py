@@ -1,11 +1,13 @@
 """Deep residual networks at the limit: a small library behind the book of that name.
 
 Ground      checks        what the public functions ask of their arguments
+            verdict       the one place that decides: confirmed, agrees or fails
 Floor 0     runtime       device, dtype, preset and seed of an experiment; the only module that seeds
             activations   scalar non-linearities with derivatives and Gaussian moments
             statistics    estimates with intervals; diverged runs are counted, never averaged
             data          digits, MNIST and CIFAR-10, split into train, validation and test; random regression data
             fused         a step of training as compiled loops, for the CPU
+            tables        records of claims as they are shown
 Floor 1     weights       laws of the weights over depth
             resnet        the residual recursion of four block families: forward, tangent, adjoint, exact law
             diffusion     exact-in-law networks of one matrix a block, and the SDE they become

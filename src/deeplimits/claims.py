@@ -96,7 +96,8 @@ class Record:
 
     @property
     def anchor(self) -> str:
-        return "claim-" + re.sub(r"[^a-z0-9]+", "-", f"{self.claim.id} {self.part}".lower()).strip("-")
+        name = re.sub("[-−](?=[0-9])", "minus ", self.part.lower())
+        return f"claim-{self.claim.id.lower()}-" + re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
     def json(self) -> dict:
         """The record as plain JSON values; infinities and NaN become strings."""
@@ -219,16 +220,16 @@ class Ledger:
     def show(self, *ids: str) -> Table:
         """The rows of ``ids`` recorded since they were last shown, to be the last expression of a cell.
 
-        So each row stands in one place of a chapter. If there is no new one, all rows of ``ids``.
+        So each row stands in one place of a chapter. Without a new one, all rows of ``ids``, linked to their places.
         """
         asked = [key for key in self.records if key[0] in ids]
-        fresh = [key for key in asked if key not in self.shown] or asked
+        fresh = [key for key in asked if key not in self.shown]
         self.shown.update(fresh)
-        return Table([self.records[key].json() for key in fresh])
+        return Table([self.records[key].json() for key in fresh or asked], again=not fresh)
 
     def table(self) -> Table:
         """A line for each claim of the chapter, its rows folded, with the JSON from which the scorecard is made."""
-        return Table([r.json() for r in self.records.values()], summary=True)
+        return Table([r.json() for r in self.records.values()], again=True, summary=True)
 
 
 def _as_range(name: str, x: float | Range | None) -> Range | None:

@@ -20,16 +20,20 @@ HEAD = [
 
 @dataclass(frozen=True)
 class Table:
-    """Records as Markdown; the summary at a chapter's end also carries them as JSON."""
+    """Records as Markdown; the summary at a chapter's end also carries them as JSON.
+
+    ``again`` says that the rows have a place of their own elsewhere on the page, to which they are linked.
+    """
 
     records: list[dict]
+    again: bool = False
     summary: bool = False
 
     def _repr_markdown_(self) -> str:
         blocks = []
         for id in dict.fromkeys(r["id"] for r in self.records):
             rows = [r for r in self.records if r["id"] == id]
-            blocks.append(_folded(rows, self.summary))
+            blocks.append(_folded(rows, self.again))
         return "\n\n".join(blocks)
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:

@@ -87,6 +87,7 @@ def numbers(x: list) -> Range:
 
 
 def widen(x: Range, by: float) -> Range:
+    """``x`` with both ends moved outwards."""
     return x[0] - by, x[1] + by
 
 
@@ -96,4 +97,5 @@ def within(a: Range, b: Range) -> bool:
 
 
 def apart(a: Range, b: Range) -> bool:
+    """Whether ``a`` and ``b`` have no point in common."""
     return a[1] < b[0] or b[1] < a[0]
