@@ -15,7 +15,7 @@ FLOORS = [
     {"runtime", "activations", "statistics", "data", "fused", "tables"},
     {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"}
     | {"graphs", "cluster"},
-    {"classification", "training", "diagnosis"},
+    {"classification", "training", "diagnosis", "wide"},
     {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},
 ]

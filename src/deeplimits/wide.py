@@ -1,0 +1,79 @@
+"""Mean squares of wide networks with weights that are correlated over depth, exact at every depth as the width grows.
+
+Blocks h_{k+1} = h_k + s V_k relu(W_k h_k), or s V_k relu(h_k), Gaussian entries of variance r(0)/d with the covariance
+r(m)/d between layers k and k + m. As d grows, scalar products over the width become numbers: with c(k, l) the limit of
+<h_k, h_l>/||h_0||^2,
+
+    <h_{k+1} - h_k, h_{l+1} - h_l>/||h_0||^2 = s^2 r(k - l) E relu(X) relu(Y),    k, l = 0, 1, ...,
+
+where X, Y are normal with variances r(0) c(k, k), r(0) c(l, l) and covariance r(k - l) c(k, l). So c is known up to
+layer k + 1 once it is up to layer k. What is left out is of relative order 1/d: the response of the state to the
+weights of a layer, which later layers share. For independent layers nothing is left out, at any width.
+"""
+
+import numpy as np
+
+from deeplimits.checks import one_of
+from deeplimits.theory import relu_overlap
+
+FAMILIES = ("original", "simple", "linear")
+
+
+def covariance(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> np.ndarray:
+    """c(k, l) for k, l = 0, ..., L at each of the ``scales`` s: shape (scales, L + 1, L + 1).
+
+    ``correlation`` holds r(0), ..., r(L - 1). ``family`` is ``original`` or ``simple``, with ReLU, or ``linear``:
+    V_k W_k h_k, where E X Y replaces E relu(X) relu(Y). For ``simple`` the law of h_0 over coordinates is normal.
+    """
+    one_of("family", family, FAMILIES)
+    r, s2 = np.asarray(correlation, float), np.asarray(scales, float)[:, None] ** 2
+    depth = len(r)
+    c = np.ones((len(s2), depth + 1, depth + 1))
+    size = np.ones((len(s2), depth + 1))  # the diagonal
+    for k in range(depth):
+        lag, before = r[k::-1], c[:, k, : k + 1]
+        step = s2 * lag * _overlap(family, r[0], lag, before, size[:, : k + 1])
+        sums = step.cumsum(1)
+        c[:, k + 1, 1 : k + 1] = c[:, 1 : k + 1, k + 1] = before[:, 1:] + sums[:, :-1]
+        c[:, k + 1, k + 1] = size[:, k + 1] = before[:, -1] + 2 * sums[:, -1] - step[:, -1]
+    return c
+
+
+def displacement(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> np.ndarray:
+    """The mean square of ||h_L - h_0|| / ||h_0||, one number for each of the ``scales``."""
+    return covariance(correlation, scales, family)[:, -1, -1] - 1
+
+
+def gradient_displacement(correlation: np.ndarray, scales: np.ndarray, width: int) -> np.ndarray:
+    """The mean square of ||p_0 - p_L|| / ||p_L|| through Original blocks, one number for each of the ``scales``.
+
+    With q(k, l) = <p_k, p_l>/||p_L||^2, the sum of ``theory.first_order_gradient_sum`` where h and p move:
+    <p_k - p_{k+1}, p_l - p_{l+1}>/||p_L||^2 = s^2 r (r P (1 - 1/d) + K c/d) q(k + 1, l + 1), where P is the chance that
+    a unit is active in both layers, K its overlap and c the correlation of h_k and h_l. Of the terms of order 1/d only
+    that one is kept which sums up as the weights do, and is not small at moderate d.
+    """
+    r, s2 = np.asarray(correlation, float), np.asarray(scales, float)[:, None] ** 2
+    c = covariance(r, scales)
+    root = np.sqrt(np.diagonal(c, axis1=1, axis2=2))
+    depth = len(r)
+    q = np.ones_like(c)
+    for k in range(depth - 1, -1, -1):
+        lag = r[: depth - k]
+        angle = c[:, k, k:depth] / (root[:, k : k + 1] * root[:, k:depth])
+        shared = np.clip(lag / r[0] * angle, -1.0, 1.0)
+        both = lag * (0.25 + np.arcsin(shared) / (2 * np.pi)) * (1 - 1 / width)
+        step = s2 * lag * (both + r[0] * relu_overlap(shared) * angle / width) * q[:, k + 1, k + 1 :]
+        sums = step[:, ::-1].cumsum(1)[:, ::-1]
+        q[:, k, k + 1 : depth] = q[:, k + 1 : depth, k] = q[:, k + 1, k + 1 : depth] + sums[:, 1:]
+        q[:, k, k] = q[:, k + 1, k + 1] + 2 * sums[:, 0] - step[:, 0]
+    return q[:, 0, 0] - 1
+
+
+def _overlap(family: str, variance: float, lag: np.ndarray, c: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """E relu(X) relu(Y), or E X Y, for the last layer so far with each one before it."""
+    if family == "linear":
+        return lag * c
+    norms = np.sqrt(size[:, -1:] * size)
+    if family == "simple":
+        return norms * relu_overlap(c / norms)
+    return variance * norms * relu_overlap(lag / variance * c / norms)

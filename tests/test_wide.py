@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+
+from conftest import ALPHA
+from deeplimits import activations, resnet, statistics, theory, wide
+from deeplimits.weights import IID, Fractional, Smooth
+
+FAMILIES = {
+    "original": resnet.original(),
+    "simple": resnet.simple(activations.relu),
+    "linear": resnet.parametric(activations.identity),
+}
+Z = statistics.stats.norm.isf(ALPHA / 2)
+
+
+def correlation(law, depth):
+    return law.correlation(torch.arange(depth), depth).numpy()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("law", [Fractional(0.2), Fractional(0.9), Smooth(0.5)], ids=str)
+def test_displacement_against_wide_networks(law, family, generator):
+    """Few wide networks beside their limit; the neglected response is of relative order 1/width."""
+    depth, width, networks, scale = 10, 64, 100, 0.3
+    layers = law.layers(depth, networks, width, generator)
+    h = torch.randn(networks, 4, width, dtype=torch.float64, generator=generator)
+    moved = resnet.forward(h, layers if family != "simple" else layers[:, :1], FAMILIES[family], scale) - h
+    found = statistics.mean((moved.square().sum(-1) / h.square().sum(-1)).mean(1))
+    [expected] = wide.displacement(correlation(law, depth), [scale], family)
+    low, high = found.interval(Z)
+    assert low - 2 / width < expected < high + 2 / width
+    assert high - low < 0.5 * expected  # and so the wrong family fails
+
+
+@pytest.mark.parametrize("law", [Fractional(0.2), Fractional(0.9), Smooth(0.5)], ids=str)
+def test_gradient_against_wide_networks(law, generator):
+    depth, width, networks, scale = 10, 64, 100, 0.4
+    layers = list(law.layers(depth, networks, width, generator))
+    h = torch.randn(networks, 4, width, dtype=torch.float64, generator=generator)
+    p = torch.randn(networks, 4, width, dtype=torch.float64, generator=generator)
+    path = list(resnet.states(h, layers, resnet.original(), scale))
+    moved = resnet.adjoint(p, path, layers, resnet.original(), scale) - p
+    found = statistics.mean((moved.square().sum(-1) / p.square().sum(-1)).mean(1))
+    [expected] = wide.gradient_displacement(correlation(law, depth), [scale], width)
+    low, high = found.interval(Z)
+    assert low - 4 / width < expected < high + 4 / width
+
+
+@pytest.mark.parametrize("family, c", [("original", 0.5), ("simple", 0.5), ("linear", 1.0)])
+def test_independent_layers_have_a_closed_form(family, c):
+    scales = np.array([0.1, 0.5])
+    found = wide.displacement(correlation(IID(), 20), scales, family)
+    np.testing.assert_allclose(found, (1 + c * scales**2) ** 20 - 1, rtol=1e-7)
+    np.testing.assert_allclose(
+        wide.gradient_displacement(correlation(IID(), 20), scales, 7), (1 + scales**2 / 2) ** 20 - 1, rtol=1e-7
+    )
+
+
+@pytest.mark.parametrize("hurst", [0.2, 0.8])
+def test_small_scales_give_the_first_order_sums(hurst):
+    r, s = correlation(Fractional(hurst), 50), 1e-4
+    assert wide.displacement(r, [s])[0] / s**2 == pytest.approx(theory.first_order_sum(r), rel=1e-3)
+    simple = theory.first_order_sum(r, "simple") / 2
+    assert wide.displacement(r, [s], "simple")[0] / s**2 == pytest.approx(simple, rel=1e-3)
+    gradient = theory.first_order_gradient_sum(r, 9)
+    assert wide.gradient_displacement(r, [s], 9)[0] / s**2 == pytest.approx(gradient, rel=1e-3)
+
+
+def test_a_variance_is_a_scale():
+    """Weights of variance v: V and W bring the root of v each, and relu is homogeneous."""
+    r = correlation(Fractional(0.9), 20)
+    np.testing.assert_allclose(wide.displacement(4 * r, [0.1]), wide.displacement(r, [0.4]), rtol=1e-7)
+    np.testing.assert_allclose(
+        wide.gradient_displacement(4 * r, [0.1], 9), wide.gradient_displacement(r, [0.4], 9), rtol=1e-7
+    )
+
+
+def test_an_unknown_family_is_refused():
+    with pytest.raises(ValueError, match="family"):
+        wide.covariance(np.ones(3), [0.1], "general")
