@@ -11,6 +11,8 @@ layer k + 1 once it is up to layer k. What is left out is of relative order 1/d:
 weights of a layer, which later layers share. For independent layers nothing is left out, at any width.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from deeplimits.checks import one_of
@@ -19,29 +21,31 @@ from deeplimits.theory import relu_overlap
 FAMILIES = ("original", "simple", "linear")
 
 
-def covariance(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> np.ndarray:
-    """c(k, l) for k, l = 0, ..., L at each of the ``scales`` s: shape (scales, L + 1, L + 1).
+def rows(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> Iterator[np.ndarray]:
+    """c(k, 0), ..., c(k, k) for k = 0, ..., L, at each of the ``scales`` s: arrays of shape (scales, k + 1).
 
     ``correlation`` holds r(0), ..., r(L - 1). ``family`` is ``original`` or ``simple``, with ReLU, or ``linear``:
     V_k W_k h_k, where E X Y replaces E relu(X) relu(Y). For ``simple`` the law of h_0 over coordinates is normal.
     """
     one_of("family", family, FAMILIES)
     r, s2 = np.asarray(correlation, float), np.asarray(scales, float)[:, None] ** 2
-    depth = len(r)
-    c = np.ones((len(s2), depth + 1, depth + 1))
-    size = np.ones((len(s2), depth + 1))  # the diagonal
-    for k in range(depth):
-        lag, before = r[k::-1], c[:, k, : k + 1]
-        step = s2 * lag * _overlap(family, r[0], lag, before, size[:, : k + 1])
+    size = np.ones((len(s2), len(r) + 1))  # c(k, k)
+    row = np.ones((len(s2), 1))
+    yield row
+    for k in range(len(r)):
+        lag = r[k::-1]
+        step = s2 * lag * _overlap(family, r[0], lag, row, size[:, : k + 1])
         sums = step.cumsum(1)
-        c[:, k + 1, 1 : k + 1] = c[:, 1 : k + 1, k + 1] = before[:, 1:] + sums[:, :-1]
-        c[:, k + 1, k + 1] = size[:, k + 1] = before[:, -1] + 2 * sums[:, -1] - step[:, -1]
-    return c
+        size[:, k + 1] = row[:, -1] + 2 * sums[:, -1] - step[:, -1]
+        row = np.concatenate([row[:, :1], row[:, 1:] + sums[:, :-1], size[:, k + 1 : k + 2]], 1)
+        yield row
 
 
 def displacement(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> np.ndarray:
-    """The mean square of ||h_L - h_0|| / ||h_0||, one number for each of the ``scales``."""
-    return covariance(correlation, scales, family)[:, -1, -1] - 1
+    """The mean square of ||h_L - h_0|| / ||h_0||, one number for each of the ``scales``; arguments as in :func:`rows`."""
+    for row in rows(correlation, scales, family):  # noqa: B007 - the last row is the answer
+        pass
+    return row[:, -1] - 1
 
 
 def gradient_displacement(correlation: np.ndarray, scales: np.ndarray, width: int) -> np.ndarray:
@@ -53,9 +57,11 @@ def gradient_displacement(correlation: np.ndarray, scales: np.ndarray, width: in
     that one is kept which sums up as the weights do, and is not small at moderate d.
     """
     r, s2 = np.asarray(correlation, float), np.asarray(scales, float)[:, None] ** 2
-    c = covariance(r, scales)
-    root = np.sqrt(np.diagonal(c, axis1=1, axis2=2))
     depth = len(r)
+    c = np.ones((len(s2), depth + 1, depth + 1))
+    for k, row in enumerate(rows(r, scales)):
+        c[:, k, : k + 1] = c[:, : k + 1, k] = row
+    root = np.sqrt(np.diagonal(c, axis1=1, axis2=2))
     q = np.ones_like(c)
     for k in range(depth - 1, -1, -1):
         lag = r[: depth - k]
