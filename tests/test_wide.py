@@ -67,6 +67,31 @@ def test_small_scales_give_the_first_order_sums(hurst):
     assert wide.gradient_displacement(r, [s], 9)[0] / s**2 == pytest.approx(gradient, rel=1e-3)
 
 
+@pytest.mark.parametrize("law", [Fractional(0.2), Fractional(0.9)], ids=str)
+def test_two_layer_blocks_against_networks(law, generator):
+    """tanh + 1/2 as in the diagram, in numbers: D = 40, two units a block."""
+    depth, D, M, networks, scale, phi = 10, 40, 2, 200, 0.3, activations.shifted_tanh(0.5)
+    u, v = law.layers(depth, networks, D, generator).mul_(D**0.5)[..., :M].unbind(1)
+    h = x = 0.8 * torch.randn(networks, 4, D, dtype=torch.float64, generator=generator)
+    for U, V in zip(u, v, strict=True):
+        h = h + scale / M**0.5 * phi.f(h @ U / D**0.5) @ V.mT
+    found = statistics.mean((h - x).square().mean((1, 2)))
+    [[expected]] = wide.two_layer_displacement(correlation(law, depth), [scale], [0.8], phi)
+    low, high = found.interval(Z)
+    assert low * (1 - 2 / D) < expected < high * (1 + 2 / D)
+    assert high - low < 0.6 * expected
+
+
+def test_two_layer_blocks_of_independent_layers():
+    """Without correlation the overlap is E phi(size Z)^2, here by a quadrature of its own."""
+    phi, z = activations.tanh, np.arange(-9, 9, 0.01)
+    size, s = 0.64, 0.2
+    for _ in range(5):
+        size += s**2 * 0.01 * (np.tanh(size**0.5 * z) ** 2 * statistics.stats.norm.pdf(z)).sum()
+    [[found]] = wide.two_layer_displacement(correlation(IID(), 5), [s], [0.8], phi)
+    assert found == pytest.approx(size - 0.64, rel=1e-4)
+
+
 def test_a_variance_is_a_scale():
     """Weights of variance v: V and W bring the root of v each, and relu is homogeneous."""
     r = correlation(Fractional(0.9), 20)

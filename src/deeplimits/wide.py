@@ -11,10 +11,14 @@ layer k + 1 once it is up to layer k. What is left out is of relative order 1/d:
 weights of a layer, which later layers share. For independent layers nothing is left out, at any width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
+import torch
+from scipy import special
 
+from deeplimits.activations import Activation
 from deeplimits.checks import one_of
 from deeplimits.theory import relu_overlap
 
@@ -28,24 +32,44 @@ def rows(correlation: np.ndarray, scales: np.ndarray, family: str = "original") 
     V_k W_k h_k, where E X Y replaces E relu(X) relu(Y). For ``simple`` the law of h_0 over coordinates is normal.
     """
     one_of("family", family, FAMILIES)
-    r, s2 = np.asarray(correlation, float), np.asarray(scales, float)[:, None] ** 2
-    size = np.ones((len(s2), len(r) + 1))  # c(k, k)
-    row = np.ones((len(s2), 1))
-    yield row
-    for k in range(len(r)):
-        lag = r[k::-1]
-        step = s2 * lag * _overlap(family, r[0], lag, row, size[:, : k + 1])
-        sums = step.cumsum(1)
-        size[:, k + 1] = row[:, -1] + 2 * sums[:, -1] - step[:, -1]
-        row = np.concatenate([row[:, :1], row[:, 1:] + sums[:, :-1], size[:, k + 1 : k + 2]], 1)
-        yield row
+    r, s = np.asarray(correlation, float), np.asarray(scales, float)
+    return _rows(r, s, np.ones(len(s)), partial(_overlap, family, r[0]))
 
 
 def displacement(correlation: np.ndarray, scales: np.ndarray, family: str = "original") -> np.ndarray:
-    """The mean square of ||h_L - h_0|| / ||h_0||, one number for each of the ``scales``; arguments as in :func:`rows`."""
+    """The mean square of ||h_L - h_0|| / ||h_0||, one number a scale; arguments as in :func:`rows`."""
     for row in rows(correlation, scales, family):  # noqa: B007 - the last row is the answer
         pass
     return row[:, -1] - 1
+
+
+def two_layer_displacement(
+    correlation: np.ndarray, scales: np.ndarray, start: np.ndarray, phi: Activation
+) -> np.ndarray:
+    """The mean square coordinate of h_L - h_0 for blocks h + s/sqrt(M) sum_j v_j phi(<u_j, h>/sqrt(D)).
+
+    Entries of u and v are normal with the covariance r. ``start`` is the RMS coordinate of h_0, one for each input;
+    shape (scales, inputs). In place of 1/d there are terms of relative order 1/D, at any M. The overlap is a series in
+    the correlation, with the Hermite coefficients of z -> phi(z size), tabulated over sizes up to 8.
+    """
+    grid = np.linspace(0.0, 8.0, 801)
+    table = _hermite(phi, grid)
+    start, s = np.asarray(start, float), np.asarray(scales, float)
+    sizes = np.broadcast_to(start**2, (len(s), len(start)))
+    coefficients = []
+
+    def overlap(lag: np.ndarray, c: np.ndarray, size: np.ndarray) -> np.ndarray:
+        at = np.sqrt(size[..., -1]) / grid[1]
+        low = np.minimum(at.astype(int), len(grid) - 2)
+        part = (at - low)[..., None]
+        coefficients.append(table[low] * (1 - part) + table[low + 1] * part)
+        angle = lag * c / np.sqrt(size[..., -1:] * size)
+        products = np.stack(coefficients, -2) * coefficients[-1][..., None, :]
+        return _series(products, angle)
+
+    for row in _rows(np.asarray(correlation, float), s[:, None], sizes, overlap):  # noqa: B007
+        pass
+    return row[..., -1] - sizes
 
 
 def gradient_displacement(correlation: np.ndarray, scales: np.ndarray, width: int) -> np.ndarray:
@@ -75,11 +99,44 @@ def gradient_displacement(correlation: np.ndarray, scales: np.ndarray, width: in
     return q[:, 0, 0] - 1
 
 
+def _rows(r: np.ndarray, s: np.ndarray, start: np.ndarray, overlap: Callable) -> Iterator[np.ndarray]:
+    """The recursion: c(k, 0), ..., c(k, k) on a last axis, from c(0, 0) = ``start``; overlap(lag, row, diagonal)."""
+    size, row = np.empty((*start.shape, len(r) + 1)), start[..., None]
+    size[..., 0] = start
+    yield row
+    for k in range(len(r)):
+        lag = r[k::-1]
+        step = s[..., None] ** 2 * lag * overlap(lag, row, size[..., : k + 1])
+        sums = step.cumsum(-1)
+        size[..., k + 1] = row[..., -1] + 2 * sums[..., -1] - step[..., -1]
+        row = np.concatenate([row[..., :1], row[..., 1:] + sums[..., :-1], size[..., k + 1 : k + 2]], -1)
+        yield row
+
+
+def _hermite(phi: Activation, sizes: np.ndarray, terms: int = 14) -> np.ndarray:
+    """Coefficients of z -> phi(z size) in the normalised Hermite polynomials, shape (sizes, terms)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    polynomials = [np.ones(80), nodes]
+    for k in range(1, terms - 1):
+        polynomials.append(nodes * polynomials[-1] - k * polynomials[-2])
+    norms = np.sqrt(special.factorial(np.arange(terms)))[:, None]
+    values = phi.f(torch.from_numpy(sizes[:, None] * nodes)).numpy()
+    return values * (weights / weights.sum()) @ (np.array(polynomials) / norms).T
+
+
+def _series(products: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """sum_n products[..., n] angle^n."""
+    total = np.zeros_like(angle)
+    for n in reversed(range(products.shape[-1])):
+        total = total * angle + products[..., n]
+    return total
+
+
 def _overlap(family: str, variance: float, lag: np.ndarray, c: np.ndarray, size: np.ndarray) -> np.ndarray:
     """E relu(X) relu(Y), or E X Y, for the last layer so far with each one before it."""
     if family == "linear":
         return lag * c
-    norms = np.sqrt(size[:, -1:] * size)
+    norms = np.sqrt(size[..., -1:] * size)
     if family == "simple":
         return norms * relu_overlap(c / norms)
     return variance * norms * relu_overlap(lag / variance * c / norms)
