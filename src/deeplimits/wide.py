@@ -120,7 +120,7 @@ def _hermite(phi: Activation, sizes: np.ndarray, terms: int = 14) -> np.ndarray:
     for k in range(1, terms - 1):
         polynomials.append(nodes * polynomials[-1] - k * polynomials[-2])
     norms = np.sqrt(special.factorial(np.arange(terms)))[:, None]
-    values = phi.f(torch.from_numpy(sizes[:, None] * nodes)).numpy()
+    values = phi.f(torch.from_numpy(sizes[:, None] * nodes)).cpu().numpy()
     return values * (weights / weights.sum()) @ (np.array(polynomials) / norms).T
 
 
