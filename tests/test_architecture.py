@@ -15,7 +15,7 @@ FLOORS = [
     {"runtime", "activations", "statistics", "data", "fused", "tables"},
     {"weights", "resnet", "diffusion", "laws", "growth", "theory", "claims", "plotting", "blocks"}
     | {"graphs", "cluster", "wide", "direction"},
-    {"classification", "training", "diagnosis"},
+    {"classification", "training", "diagnosis", "correlated"},
     {"mean_ode", "sweeps", "diagnose"},
     {"lazy"},
 ]

@@ -23,6 +23,7 @@ Floor 1     weights       laws of the weights over depth
             graphs        a step of many small kernels as one launch, for a GPU
 Floor 2     classification  ensembles of classifiers, all trained at once by Adam
             training      gradient descent of networks with two-layer blocks, many at once
+            correlated    mean squares of wide networks with weights that are correlated over depth
             diagnosis     what was measured in a given network: regime, findings, advice, table, plot
 Floor 3     mean_ode      the Mean ODE of training: quasi-random particles, an error bar; exact for linear blocks
             sweeps        grids of experiments that resume when interrupted
