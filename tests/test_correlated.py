@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from conftest import ALPHA
-from deeplimits import activations, resnet, statistics, theory, correlated
+from deeplimits import activations, correlated, resnet, statistics, theory
 from deeplimits.weights import IID, Fractional, Smooth
 
 FAMILIES = {
