@@ -82,7 +82,7 @@ def test_a_rival_must_be_asked_for_and_lie_far_enough():
     unasked = [r | {"rival": None} if r["id"] == "T2" else r for r in honest()]
     assert red(unasked) == {"rivals"} and red(unasked, "smoke") == {"rivals"}
     coarse = [r | {"resolution": 0.6} if r["id"] == "T2" else r for r in honest()]
-    assert "above half the distance" in asked(coarse)["rivals"].red[0]
+    assert "above half the distance" in asked(coarse)["rivals"].red[0] and red(coarse, "smoke") == set()
 
 
 def test_a_rival_must_be_excluded_at_every_seed():
@@ -112,11 +112,11 @@ def test_calibration_is_rarely_red_by_chance():
 def test_allowances():
     row = planted(1.0, measured(1.015, 0.001), rival=2.0, allowance=0.01, why="1/L")
     assert red(row) == {"allowances"} and "saved by its resolution" in asked(row)["allowances"].red[0]
-    used = planted(1.0, measured(1.009, 0.001), rival=2.0, allowance=0.01, why="our choice: a guess")
+    used = planted(1.0, measured(1.011, 0.001), rival=2.0, allowance=0.01, why="our choice: a guess")
     notes = asked(used)["allowances"].notes
     assert red(used) == set() and "used 90% of its allowance" in notes[0] and "our choice" in notes[1]
     idle = planted(1.0, measured(1.0, 0.0001), rival=2.0, allowance=0.01, why="1/L")
-    assert "needs none" in asked(idle)["allowances"].notes[0]
+    assert "less than a quarter" in asked(idle)["allowances"].notes[0]
 
 
 def test_survivors():

@@ -7,13 +7,13 @@ python tools/audit.py LEDGER.json [LEDGER.json ...]
 2. rivals: each claim names one; a row excludes it, with an allowance and a resolution of at most half the distance.
 3. calibration: where theory is exact, its distance in standard errors is standard normal over all rows: errors that are
    too small show, and so does agreement that is too good.
-4. allowances: none is exceeded, with only the resolution to save the row; those that are nearly used up or not used at
-   all are listed, and so are those that are our choice.
+4. allowances: none is exceeded, with only the resolution to save the row; those that are nearly used up, beyond what
+   chance explains, or hardly used are listed, and so are those that are our choice.
 5. survivors: rows that would also stand by a theory shifted by twice allowance and resolution; inequalities stand alone
    if they exclude no rival.
 
 Several ledgers, of several seeds, are asked together. Leaves with status 1 if an answer is red. What needs the size of
-the default preset (that rivals are excluded, that at most one random row in twenty survives) is not asked of `smoke`.
+the default preset (that rivals are far enough and excluded, that at most one random row in twenty survives) is not asked of `smoke`.
 """
 
 import json
@@ -82,7 +82,8 @@ def rivals(rows: list[dict], small: bool) -> Answer:
         elif not named and claims.registry()[id].kind != "note":
             answer.red.append(f"{id}: no row asks for its rival")
         elif named and not sharp:
-            answer.red.append(f"{id}: allowance and resolution are above half the distance to the rival in every row")
+            said = f"{id}: allowance and resolution are above half the distance to the rival in every row"
+            (answer.notes if small else answer.red).append(said)
         elif named and not good:
             (answer.notes if small else answer.red).append(f"{id}: no row excludes its rival at {REJECT:.0f} se")
     answer.said = f"excluded at {REJECT:.0f} standard errors in {excluded} claims"
@@ -131,13 +132,14 @@ def allowances(rows: list[dict]) -> Answer:
         if not is_value(r):
             continue
         low, high = (x - numbers(r["theory"])[0] for x in numbers(r["interval"]))
-        used = abs(float(r["measured"]) - numbers(r["theory"])[0]) / r["allowance"]
+        away = abs(float(r["measured"]) - numbers(r["theory"])[0])
+        used = max(away - 2 * float(r["standard_error"]), 0) / r["allowance"]  # beyond what chance explains
         nearly += [f"{name(r)}: used {used:.0%} of its allowance"] * (used > 0.75)
-        idle += [f"{name(r)}: used {used:.0%}, needs none"] * (max(-low, high) < r["allowance"] / 4)
+        idle += [f"{name(r)}: needs less than a quarter"] * (max(-low, high) < r["allowance"] / 4)
     ours = [f"{name(r)}: {r['why']}" for r in mine if r["why"].startswith("our choice")]
     answer.notes = nearly + idle + ours
     answer.said = (
-        f"{len(mine)} rows have one, {len(nearly)} used more than three quarters of it, {len(idle)} none, "
+        f"{len(mine)} rows have one, {len(nearly)} used more than three quarters of it, {len(idle)} hardly any, "
         f"{len(ours)} are our choice"
     )
     return answer
