@@ -13,7 +13,8 @@ python tools/audit.py LEDGER.json [LEDGER.json ...]
    if they exclude no rival.
 
 Several ledgers, of several seeds, are asked together. Leaves with status 1 if an answer is red. What needs the size of
-the default preset (that rivals are far enough and excluded, that at most one random row in twenty survives) is not asked of `smoke`.
+the default preset is not asked of `smoke`: that rivals are far enough and excluded, that at most one random row in
+twenty survives.
 """
 
 import json
