@@ -134,7 +134,7 @@ def allowances(rows: list[dict]) -> Answer:
             continue
         low, high = (x - numbers(r["theory"])[0] for x in numbers(r["interval"]))
         away = abs(float(r["measured"]) - numbers(r["theory"])[0])
-        used = max(away - 2 * float(r["standard_error"]), 0) / r["allowance"]  # beyond what chance explains
+        used = max(away - (high - low) / 4, 0) / r["allowance"]  # beyond two standard errors
         nearly += [f"{name(r)}: used {used:.0%} of its allowance"] * (used > 0.75)
         idle += [f"{name(r)}: needs less than a quarter"] * (max(-low, high) < r["allowance"] / 4)
     ours = [f"{name(r)}: {r['why']}" for r in mine if r["why"].startswith("our choice")]
