@@ -173,7 +173,10 @@ def _connect(address: str, device: torch.device):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions, which are compared here
         try:
-            return Client(address, timeout=SECONDS)
+            try:
+                return Client(address, timeout=SECONDS)
+            except AssertionError:  # distributed took the event loop of a client that was just being closed
+                return Client(address, timeout=SECONDS)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"DEEPLIMITS_CLUSTER={address!r}: no Dask scheduler answers ({error}); start one there by "
